@@ -1,0 +1,27 @@
+//! Headwater's test bed: real Kubernetes API servers, real Flux controllers and a real OCI
+//! registry, each a plain process on loopback. No container engine, no root, no kubelet.
+//!
+//! Everything here blocks; async tests call it from `spawn_blocking` or before their runtime does
+//! its work. Whatever a test starts ends with the value that owns it, and with the process at the
+//! latest (see [`process`]).
+
+pub mod audit;
+pub mod bed;
+pub mod cluster;
+pub mod dirs;
+mod http;
+pub mod kubeconfig;
+mod kubelet;
+mod ports;
+pub mod process;
+pub mod registry;
+mod say;
+pub mod tools;
+
+pub use audit::{AuditEvent, AuditMark};
+pub use bed::{Target, clusters_or_bed};
+pub use cluster::{Cluster, Kind, Options, Token};
+pub use registry::{Registry, RegistryOptions};
+
+#[cfg(test)]
+mod selftest;

@@ -1,0 +1,142 @@
+//! `bed`: builds the test bed's tools and keeps clusters up for work by hand.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use headwater_e2e::bed::{self, State};
+use headwater_e2e::process::alive;
+use headwater_e2e::tools::{Module, ensure};
+use headwater_e2e::{Kind, Options};
+
+/// Real API servers, Flux controllers and a registry as plain processes.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build all tools that are not in the cache yet
+    Build,
+    /// Start clusters in the background
+    Up(Up),
+    /// End what `up` started
+    Down,
+    /// Tell what is up
+    Status,
+    /// Print shell lines that put kubectl into PATH and name the clusters
+    Env,
+    /// Run kubectl on one of the clusters: `bed exec 1 -- get pods -A`
+    Exec {
+        /// Number of the cluster, from 1
+        cluster: usize,
+        /// Arguments of kubectl
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// The background process of `up`
+    #[command(hide = true)]
+    Supervise(Up),
+}
+
+#[derive(Args)]
+struct Up {
+    /// How many clusters
+    #[arg(long, default_value_t = 1)]
+    clusters: usize,
+    /// `plain`, `full` or `flux`
+    #[arg(long, default_value = "full")]
+    kind: String,
+    /// Start an OCI registry too
+    #[arg(long)]
+    registry: bool,
+}
+
+fn print(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
+fn show(state: &State) -> Result<()> {
+    for (index, cluster) in state.clusters.iter().enumerate() {
+        let up = cluster.pids.iter().filter(|&&pid| alive(pid)).count();
+        print(&format!("cluster {}: {} {}, {up} processes", index + 1, cluster.kind, cluster.server))?;
+        print(&format!("  kubeconfig: {}", cluster.kubeconfig.display()))?;
+        print(&format!("  logs:       {}", cluster.logs.display()))?;
+    }
+    if let Some(registry) = &state.registry {
+        print(&format!("registry:   {registry} (plain HTTP)"))?;
+    }
+    print(&format!("kubectl:    {}", state.kubectl.display()))
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Action::Build => {
+            let tools = ensure(&Module::ALL)?;
+            let folder = tools.path("kubectl")?;
+            print(&format!(
+                "all tools are in {}",
+                folder.parent().and_then(Path::parent).unwrap_or(&folder).display()
+            ))?;
+        }
+        Action::Up(up) => {
+            bed::kind(&up.kind)?;
+            // Built here, where progress is seen.
+            match up.kind.as_str() {
+                "plain" => ensure(&[Module::Kubernetes])?,
+                "full" => ensure(&[Module::Kubernetes, Module::Kwok])?,
+                _ => ensure(&Module::ALL)?,
+            };
+            if up.registry {
+                ensure(&[Module::Registry])?;
+            }
+            show(&bed::up(&up.kind, up.clusters, up.registry)?)?;
+        }
+        Action::Down => print(if bed::down()? { "down" } else { "nothing was up" })?,
+        Action::Status => match bed::current()? {
+            Some(state) => show(&state)?,
+            None => {
+                print("nothing is up")?;
+                return Ok(ExitCode::from(1));
+            }
+        },
+        Action::Env => {
+            let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };
+            let folder = state.kubectl.parent().unwrap_or(Path::new("/"));
+            let files: Vec<String> = state.clusters.iter().map(|c| c.kubeconfig.display().to_string()).collect();
+            print(&format!("export PATH='{}':\"$PATH\"", folder.display()))?;
+            print(&format!("export BED_KUBECONFIGS='{}'", files.join(":")))?;
+            print(&format!("export KUBECONFIG='{}'", files.first().map_or("", String::as_str)))?;
+        }
+        Action::Exec { cluster, args } => {
+            use std::os::unix::process::CommandExt as _;
+            let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };
+            let Some(one) = cluster.checked_sub(1).and_then(|i| state.clusters.get(i)) else {
+                bail!("there is no cluster {cluster}");
+            };
+            let failure =
+                std::process::Command::new(&state.kubectl).args(args).env("KUBECONFIG", &one.kubeconfig).exec();
+            bail!("start kubectl: {failure}");
+        }
+        Action::Supervise(up) => {
+            let kind: Kind = bed::kind(&up.kind)?;
+            bed::supervise(&Options::new(kind), up.clusters, up.registry)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr().lock(), "bed: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Registry credentials from docker configuration JSON, as pull secrets and `docker login` write it.
+
+use base64::Engine;
+use oci_client::secrets::RegistryAuth;
+use serde_json::Value;
+
+use super::ArtifactError;
+
+/// Credentials by registry and path.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials(Vec<(String, String, String)>);
+
+impl Credentials {
+    /// Parses the value of `.dockerconfigjson`; `what` names it in errors. Values never appear in errors.
+    pub fn parse(json: &[u8], what: &str) -> Result<Self, ArtifactError> {
+        let refuse = |why: &str| ArtifactError::Rejected(format!("{what}: {why}"));
+        let config: Value = serde_json::from_slice(json).map_err(|_| refuse("is not JSON"))?;
+        let auths = config["auths"].as_object().ok_or_else(|| refuse("has no \"auths\""))?;
+        let mut entries = Vec::new();
+        for (registry, entry) in auths {
+            let (user, password) =
+                match (entry["username"].as_str(), entry["password"].as_str(), entry["auth"].as_str()) {
+                    (Some(user), Some(password), _) => (user.to_owned(), password.to_owned()),
+                    (_, _, Some(auth)) => base64::engine::general_purpose::STANDARD
+                        .decode(auth)
+                        .ok()
+                        .and_then(|b| String::from_utf8(b).ok())
+                        .and_then(|t| t.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned())))
+                        .ok_or_else(|| refuse(&format!("auths[{registry:?}].auth is not base64 of USER:PASSWORD")))?,
+                    // Credential helpers run programs; an entry without inline values is none for us.
+                    _ => continue,
+                };
+            let place = registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+            let place = place.strip_suffix("/v1").or(place.strip_suffix("/v2")).unwrap_or(place);
+            entries.push((place.to_owned(), user, password));
+        }
+        // The most specific path first, as Kubernetes matches pull secrets.
+        entries.sort_by_key(|(place, ..)| std::cmp::Reverse(place.len()));
+        Ok(Self(entries))
+    }
+
+    /// What to present to a repository (`HOST[:PORT]/PATH`).
+    pub fn for_repository(&self, repository: &str) -> RegistryAuth {
+        self.0
+            .iter()
+            .find(|(place, ..)| {
+                repository == place || repository.strip_prefix(place.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            })
+            .map_or(RegistryAuth::Anonymous, |(_, user, password)| RegistryAuth::Basic(user.clone(), password.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_path_wins_and_other_hosts_get_nothing() {
+        let json = br#"{"auths": {"r.example": {"username": "a", "password": "1"}, "https://r.example/team": {"auth": "Yjoy"}, "helper.example": {}}}"#;
+        let credentials = Credentials::parse(json, "Secret x").unwrap();
+        let user = |repository: &str| match credentials.for_repository(repository) {
+            RegistryAuth::Basic(user, password) => format!("{user}:{password}"),
+            _ => "anonymous".to_owned(),
+        };
+        assert_eq!(user("r.example/flux"), "a:1");
+        assert_eq!(user("r.example/team/flux"), "b:2");
+        assert_eq!(user("r.example/teams/flux"), "a:1");
+        assert_eq!(user("r.example.evil/flux"), "anonymous");
+        assert_eq!(user("helper.example/flux"), "anonymous");
+    }
+}

@@ -1,0 +1,119 @@
+//! `headwater diff`: the operator's own plan, printed instead of executed.
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::Value;
+
+use super::{DiffArgs, Output, ui};
+use crate::api::FluxInstance;
+use crate::cluster::{Cluster, ClusterError, connect, hub_config};
+use crate::controller::preview;
+use crate::plan::{Reason, Step};
+use crate::render::yaml;
+
+pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
+    let instance = read(&args)?;
+    let config = hub_config().await?;
+    let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
+    let namespace = args.namespace.clone().or(in_file).unwrap_or_else(|| config.default_namespace.clone());
+    let hub = connect(&config)?;
+    let instance = validate(&hub, instance, &namespace).await?;
+
+    let preview = preview(hub, &instance, &namespace).await.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
+    let plan = &preview.plan;
+    if args.output != Output::Table {
+        ui::value(plan, args.output)?;
+        return Ok(exit(plan.is_empty()));
+    }
+    let bundle = &preview.desired.bundle;
+    ui::out(format!("bundle   {} ({})", bundle.version, bundle.digest));
+    ui::out(format!("cluster  Kubernetes {} (kube-system {})", preview.cluster.version, preview.cluster.uid));
+    for step in &plan.steps {
+        let (sign, why) = match step {
+            Step::Apply { reason: Reason::Missing, .. } => ('+', String::new()),
+            Step::Apply { reason: Reason::Changed, .. } => ('~', String::new()),
+            Step::Apply { reason: Reason::Drifted, .. } => ('!', "  (changed by somebody else)".to_owned()),
+            Step::Delete { .. } => ('-', String::new()),
+            Step::Forget { reason, .. } => ('?', format!("  (no longer ours: {reason})")),
+        };
+        ui::out(format!("{sign} {}{why}", step.key()));
+        if let Step::Apply { reason: Reason::Changed | Reason::Drifted, object, .. } = step
+            && args.fields
+        {
+            fields(&preview.cluster, object).await?;
+        }
+    }
+    ui::out(format!("plan     {}", plan.summary()));
+    ui::out(format!("digest   {}", plan.digest()));
+    Ok(exit(plan.is_empty()))
+}
+
+fn exit(unchanged: bool) -> ExitCode {
+    ExitCode::from(u8::from(!unchanged))
+}
+
+fn read(args: &DiffArgs) -> anyhow::Result<Value> {
+    let name = args.filename.display().to_string();
+    let text = if name == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        text
+    } else {
+        std::fs::read_to_string(&args.filename).with_context(|| format!("cannot read {name}"))?
+    };
+    let instance = yaml::parse_one(&name, &text)?;
+    if instance["kind"] != "FluxInstance"
+        || !instance["apiVersion"].as_str().unwrap_or_default().starts_with("headwater.dev/")
+    {
+        bail!(
+            "{name}: expected one FluxInstance of headwater.dev/v1alpha1, found {} of {}",
+            instance["kind"],
+            instance["apiVersion"]
+        );
+    }
+    if !instance["metadata"]["name"].is_string() {
+        bail!("{name}: metadata.name is required");
+    }
+    Ok(instance)
+}
+
+/// The API server knows all rules and defaults: a dry run tells the same text that `kubectl apply` would.
+async fn validate(hub: &kube::Client, mut instance: Value, namespace: &str) -> anyhow::Result<FluxInstance> {
+    let name = instance["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    instance["metadata"]["namespace"] = namespace.into();
+    let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
+    let params = PatchParams { dry_run: true, ..PatchParams::apply("headwater-diff").force().validation_strict() };
+    let answer =
+        tokio::time::timeout(crate::cluster::DEADLINE, api.patch(&name, &params, &Patch::Apply(&instance))).await;
+    match answer {
+        Ok(Ok(instance)) => Ok(instance),
+        Ok(Err(error)) => Err(anyhow::Error::msg(ClusterError::from(error).to_string())),
+        Err(_) => Err(ClusterError::Timeout(crate::cluster::DEADLINE).into()),
+    }
+}
+
+async fn fields(cluster: &Cluster, object: &crate::plan::Desired) -> anyhow::Result<()> {
+    let live = cluster.get(&object.kind, &object.key).await?.unwrap_or(Value::Null);
+    let merged = cluster.dry_run(object).await?;
+    let text = |mut value: Value| {
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            for noise in ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp"] {
+                metadata.remove(noise);
+            }
+        }
+        if let Some(map) = value.as_object_mut() {
+            map.remove("status");
+        }
+        yaml::emit(&value)
+    };
+    let (before, after) = (text(live)?, text(merged)?);
+    let diff = similar::TextDiff::from_lines(&before, &after);
+    for line in diff.unified_diff().context_radius(2).to_string().lines() {
+        ui::out(format!("    {line}"));
+    }
+    Ok(())
+}

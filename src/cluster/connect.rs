@@ -1,0 +1,43 @@
+//! Clients. The only place that makes them.
+
+use std::time::Duration;
+
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
+use kube::{Client, Config};
+use tower::ServiceBuilder;
+
+use super::ClusterError;
+
+/// A packet that is not answered in this time means there is nobody.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Builds a client from a configuration.
+///
+/// Not kube's own stack, for two reasons: its connector leaves Nagle's algorithm on, which costs 40 ms on the first request
+/// of a connection (kube-rs/kube#2056), and its retry repeats every verb up to 15 times with pauses of up to 1,000 s.
+pub fn connect(config: &Config) -> Result<Client, ClusterError> {
+    let refuse = |e: kube::Error| ClusterError::Unreachable(e.to_string());
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(Duration::from_secs(60)));
+    let https = config.rustls_https_connector_with_connector(connector).map_err(refuse)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(90))
+        .build::<_, Body>(https);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(refuse)?)
+        .map_err(tower::BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+/// The configuration of the cluster the operator or the command line works from: in-cluster, else `KUBECONFIG` and its
+/// default.
+pub async fn hub_config() -> Result<Config, ClusterError> {
+    Config::infer().await.map_err(|e| ClusterError::Unreachable(format!("no usable kubeconfig: {e}")))
+}

@@ -1,0 +1,167 @@
+//! A picture of the objects we manage on one cluster, kept by watches on metadata. It tells when somebody else touches
+//! them, and spares a pass from asking for what is known.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Cluster, INSTALLATION_LABEL};
+use crate::plan::{Live, Observed, ownership};
+use crate::render::{Kind, ObjectKey};
+
+/// Watches are opened anew before load balancers drop idle connections (Azure: 240 s).
+const WATCH_SECONDS: u32 = 200;
+
+#[derive(Default)]
+struct Picture {
+    complete: bool,
+    seen: u64,
+    live: BTreeMap<ObjectKey, Live>,
+    /// What a relist has shown so far; replaces `live` when the list is complete.
+    incoming: BTreeMap<ObjectKey, Live>,
+}
+
+impl Picture {
+    fn take(&mut self, event: watcher::Event<(ObjectKey, Live)>) -> bool {
+        let newest = |picture: &mut Self, live: &Live| picture.seen = picture.seen.max(live.resource_version);
+        match event {
+            watcher::Event::Init => {
+                self.incoming.clear();
+                false
+            }
+            watcher::Event::InitApply((key, live)) => {
+                newest(self, &live);
+                self.incoming.insert(key, live);
+                false
+            }
+            watcher::Event::InitDone => {
+                let incoming = std::mem::take(&mut self.incoming);
+                let changed = !self.complete || incoming != self.live;
+                self.live = incoming;
+                self.complete = true;
+                changed
+            }
+            watcher::Event::Apply((key, live)) => {
+                newest(self, &live);
+                self.live.insert(key, live);
+                true
+            }
+            watcher::Event::Delete((key, live)) => {
+                newest(self, &live);
+                self.live.remove(&key);
+                true
+            }
+        }
+    }
+}
+
+type Pictures = Arc<Mutex<BTreeMap<(String, String), Picture>>>;
+
+/// The picture of one installation. Dropping it ends its watches.
+pub struct Mirror {
+    pictures: Pictures,
+    watches: BTreeMap<(String, String), JoinHandle<()>>,
+    changed: mpsc::Sender<()>,
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.watches.values().for_each(JoinHandle::abort);
+    }
+}
+
+impl Mirror {
+    /// An empty picture; `changed` gets a word after every change. It has to have room for one word only: more say the same.
+    pub fn new(changed: mpsc::Sender<()>) -> Self {
+        Self { pictures: Arc::default(), watches: BTreeMap::new(), changed }
+    }
+
+    /// Watches these kinds from now on.
+    pub fn watch(&mut self, cluster: &Cluster, installation: &str, kinds: impl IntoIterator<Item = Kind>) {
+        for kind in kinds {
+            let id = (kind.group.clone(), kind.kind.clone());
+            if self.watches.contains_key(&id) {
+                continue;
+            }
+            let resource = ApiResource {
+                group: kind.group.clone(),
+                version: kind.version.clone(),
+                api_version: kind.api_version(),
+                kind: kind.kind.clone(),
+                plural: kind.plural.clone(),
+            };
+            let client = cluster.client().clone();
+            let api = if kind.namespaced {
+                Api::<PartialObjectMeta<DynamicObject>>::namespaced_with(client, installation, &resource)
+            } else {
+                Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource)
+            };
+            let config = watcher::Config::default()
+                .labels(&format!("{INSTALLATION_LABEL}={installation}"))
+                .timeout(WATCH_SECONDS);
+            let pictures = Arc::clone(&self.pictures);
+            let changed = self.changed.clone();
+            let task = tokio::spawn(async move {
+                let mut events = watcher(api, config).default_backoff().boxed();
+                while let Some(event) = events.next().await {
+                    let event = match event {
+                        Ok(event) => map(event, &kind),
+                        Err(error) => {
+                            tracing::debug!(kind = %kind.kind, %error, "watch interrupted");
+                            continue;
+                        }
+                    };
+                    let id = (kind.group.clone(), kind.kind.clone());
+                    let mut pictures = pictures.lock().unwrap_or_else(PoisonError::into_inner);
+                    if pictures.entry(id).or_default().take(event) {
+                        let _ = changed.try_send(());
+                    }
+                }
+            });
+            self.watches.insert(id, task);
+        }
+    }
+
+    /// Writes into `observed` what is known of a kind; false when nothing complete is known yet.
+    pub fn fill(&self, kind: &Kind, observed: &mut Observed) -> bool {
+        let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = (kind.group.clone(), kind.kind.clone());
+        let Some(picture) = pictures.get(&id).filter(|p| p.complete) else { return false };
+        observed.live.extend(picture.live.iter().map(|(k, l)| (k.clone(), l.clone())));
+        observed.seen.insert(id, picture.seen);
+        true
+    }
+
+    /// What is known of one object.
+    pub fn get(&self, key: &ObjectKey) -> Option<Live> {
+        let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
+        pictures.get(&(key.group.clone(), key.kind.clone())).filter(|p| p.complete)?.live.get(key).cloned()
+    }
+}
+
+fn map(event: watcher::Event<PartialObjectMeta<DynamicObject>>, kind: &Kind) -> watcher::Event<(ObjectKey, Live)> {
+    let read = |object: PartialObjectMeta<DynamicObject>| {
+        let fields: Vec<serde_json::Value> =
+            object.managed_fields().iter().filter_map(|f| serde_json::to_value(f).ok()).collect();
+        let live = Live {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            resource_version: object.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0),
+            fields: ownership(&fields),
+            deleting: object.metadata.deletion_timestamp.is_some(),
+        };
+        (kind.key(object.namespace(), object.name_any()), live)
+    };
+    match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(read(object)),
+        watcher::Event::Apply(object) => watcher::Event::Apply(read(object)),
+        watcher::Event::Delete(object) => watcher::Event::Delete(read(object)),
+    }
+}

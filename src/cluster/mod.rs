@@ -1,0 +1,210 @@
+//! One Kubernetes cluster, local or remote: the same code, only the client differs. IO goes to Kubernetes only.
+
+mod connect;
+mod error;
+mod inventory;
+mod kubeconfig;
+mod mirror;
+mod request;
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use serde_json::Value;
+
+use crate::plan::{Desired, FIELD_MANAGER, Live};
+use crate::render::{Kind, ObjectKey};
+
+pub use connect::{connect, hub_config};
+pub use error::ClusterError;
+pub use inventory::{INVENTORY_NAME, InventoryStore};
+pub use kubeconfig::{Kubeconfig, KubeconfigRejected};
+pub use mirror::Mirror;
+
+/// Longest wait for one answer. Slow API servers answer a write within 60 s or never; an instance that waits this long
+/// holds a worker, so it is kept short and the retry is ours.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Writes in flight per cluster: enough to hide latency, few enough for API priority and fairness.
+pub const IN_FLIGHT: usize = 8;
+
+/// Label on everything we install; its value is the namespace of the installation. With it one list or watch finds all.
+pub const INSTALLATION_LABEL: &str = "headwater.dev/installation";
+
+/// A connected cluster whose identity is known.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    /// UID of the `kube-system` namespace.
+    pub uid: String,
+    /// `vMAJOR.MINOR.PATCH` of the API server.
+    pub version: String,
+    /// The hub itself rather than a remote cluster: more watches are affordable there.
+    pub is_hub: bool,
+}
+
+/// The answer to a write.
+#[derive(Debug)]
+pub struct Written {
+    /// The object after the write, as metadata tells.
+    pub live: Live,
+    /// The write created it.
+    pub created: bool,
+}
+
+/// A look at all objects of one kind that carry our label.
+#[derive(Debug)]
+pub struct Listed {
+    /// What lives.
+    pub live: Vec<(ObjectKey, Live)>,
+    /// How new the look was.
+    pub resource_version: u64,
+}
+
+fn apply_path(object: &Desired) -> String {
+    let path = request::path(&object.kind, &object.key);
+    format!("{path}?fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict")
+}
+
+impl Cluster {
+    /// Reads who the cluster is; with that, that it answers and accepts our credentials.
+    pub async fn identify(client: Client, is_hub: bool) -> Result<Self, ClusterError> {
+        let namespaces = Api::<Namespace>::all(client.clone());
+        let (version, system) = tokio::join!(
+            request::with_deadline(client.apiserver_version()),
+            request::with_deadline(namespaces.get_metadata("kube-system")),
+        );
+        let uid = system?.metadata.uid.unwrap_or_default();
+        Ok(Self { version: version?.git_version, client, uid, is_hub })
+    }
+
+    /// The client, for typed access.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Server-side apply of pre-serialised bytes. Conflicts are forced: these fields are ours by declaration.
+    pub async fn apply(&self, object: &Desired) -> Result<Written, ClusterError> {
+        let path = apply_path(object);
+        request::retried(|| async {
+            let body = Some((request::APPLY, object.body.clone()));
+            let (status, answer) = request::send(&self.client, "PATCH", &path, body, request::METADATA).await?;
+            Ok(Written { live: request::live(&answer)?, created: status == http::StatusCode::CREATED })
+        })
+        .await
+    }
+
+    /// What the object would be after [`Cluster::apply`]; nothing is written.
+    pub async fn dry_run(&self, object: &Desired) -> Result<Value, ClusterError> {
+        let path = format!("{}&dryRun=All", apply_path(object));
+        let body = Some((request::APPLY, object.body.clone()));
+        let (_, answer) = request::send(&self.client, "PATCH", &path, body, request::WHOLE).await?;
+        request::parse(&answer)
+    }
+
+    /// Deletes one incarnation of an object. `Ok` also when it is gone already.
+    pub async fn delete(&self, kind: &Kind, key: &ObjectKey, uid: &str, foreground: bool) -> Result<(), ClusterError> {
+        let options = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": if foreground { "Foreground" } else { "Background" },
+        });
+        let path = request::path(kind, key);
+        let body = bytes::Bytes::from(options.to_string());
+        let deleted = request::retried(|| async {
+            request::send(&self.client, "DELETE", &path, Some((request::JSON, body.clone())), request::METADATA).await
+        })
+        .await;
+        match deleted {
+            Ok(_) | Err(ClusterError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Clears the finalizers of one incarnation of an object.
+    pub async fn drop_finalizers(&self, kind: &Kind, key: &ObjectKey, uid: &str) -> Result<(), ClusterError> {
+        // The UID in the patch is a precondition: metadata.uid cannot change, so another incarnation is refused.
+        let change = serde_json::json!({"metadata": {"uid": uid, "finalizers": null}});
+        let path = format!("{}?fieldManager={FIELD_MANAGER}", request::path(kind, key));
+        let body = bytes::Bytes::from(change.to_string());
+        match request::send(&self.client, "PATCH", &path, Some((request::MERGE, body)), request::METADATA).await {
+            Ok(_) | Err(ClusterError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The live object's metadata; `None` when there is none.
+    pub async fn get_live(&self, kind: &Kind, key: &ObjectKey) -> Result<Option<Live>, ClusterError> {
+        match request::send(&self.client, "GET", &request::path(kind, key), None, request::METADATA).await {
+            Ok((_, answer)) => request::live(&answer).map(Some),
+            Err(ClusterError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The whole live object; `None` when there is none.
+    pub async fn get(&self, kind: &Kind, key: &ObjectKey) -> Result<Option<Value>, ClusterError> {
+        match request::send(&self.client, "GET", &request::path(kind, key), None, request::WHOLE).await {
+            Ok((_, answer)) => request::parse(&answer).map(Some),
+            Err(ClusterError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All whole objects of a kind that carry our label.
+    pub async fn list(&self, kind: &Kind, installation: &str) -> Result<Vec<Value>, ClusterError> {
+        let path = format!(
+            "{}?labelSelector={INSTALLATION_LABEL}%3D{installation}",
+            request::collection(kind, kind.namespaced.then_some(installation))
+        );
+        let (_, answer) = request::send(&self.client, "GET", &path, None, request::WHOLE).await?;
+        let mut list: Value = request::parse(&answer)?;
+        let mut items = match list["items"].take() {
+            Value::Array(items) => items,
+            _ => Vec::new(),
+        };
+        // Items of a list do not say what they are.
+        for item in &mut items {
+            item["kind"] = Value::String(kind.kind.clone());
+        }
+        Ok(items)
+    }
+
+    /// Metadata of all objects of a kind that carry our label. A kind the cluster does not know has no objects.
+    pub async fn list_live(&self, kind: &Kind, installation: &str) -> Result<Listed, ClusterError> {
+        let path = format!(
+            "{}?labelSelector={INSTALLATION_LABEL}%3D{installation}",
+            request::collection(kind, kind.namespaced.then_some(installation))
+        );
+        match request::send(&self.client, "GET", &path, None, request::METADATA_LIST).await {
+            Ok((_, answer)) => request::listed(kind, &answer),
+            Err(ClusterError::NotFound(_)) => Ok(Listed { live: Vec::new(), resource_version: u64::MAX }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether any object of the custom resource definition exists, in one namespace or anywhere.
+    pub async fn has_objects(&self, crd: &ObjectKey, namespace: Option<&str>) -> Result<bool, ClusterError> {
+        let Some(definition) = self.get(&Kind::crd(), crd).await? else { return Ok(false) };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let spec = &definition["spec"];
+        let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let served = versions.iter().find(|v| v["served"] == true).unwrap_or(&Value::Null);
+        let namespaced = spec["scope"] == "Namespaced";
+        let kind = Kind {
+            group: text(&spec["group"]),
+            version: text(&served["name"]),
+            kind: text(&spec["names"]["kind"]),
+            plural: text(&spec["names"]["plural"]),
+            namespaced,
+        };
+        let path = format!("{}?limit=1", request::collection(&kind, namespace.filter(|_| namespaced)));
+        match request::send(&self.client, "GET", &path, None, request::METADATA_LIST).await {
+            Ok((_, answer)) => Ok(!request::listed(&kind, &answer)?.live.is_empty()),
+            Err(ClusterError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Requests to an API server: paths without discovery, a deadline on each, bodies as bytes, answers as little as is needed.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use kube::Client;
+use kube::client::Body;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{ClusterError, DEADLINE, Listed};
+use crate::plan::{Live, ownership};
+use crate::render::{Kind, ObjectKey};
+
+/// Media type of server-side apply; JSON is YAML.
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
+/// Media type of a merge patch.
+pub(super) const MERGE: &str = "application/merge-patch+json";
+/// Media type of everything else.
+pub(super) const JSON: &str = "application/json";
+/// Ask for the whole object.
+pub(super) const WHOLE: &str = "application/json";
+/// Ask for metadata only: a CRD is 40 times as large as its metadata.
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Ask for a list of metadata only.
+pub(super) const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+/// No honest answer to what we ask is larger; a hostile one must not eat our memory.
+const ANSWER_LIMIT: usize = 16 << 20;
+
+/// Path of a collection.
+pub(super) fn collection(kind: &Kind, namespace: Option<&str>) -> String {
+    let root = if kind.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", kind.group) };
+    match namespace {
+        Some(namespace) => format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural),
+        None => format!("{root}/{}/{}", kind.version, kind.plural),
+    }
+}
+
+/// Path of an object.
+pub(super) fn path(kind: &Kind, key: &ObjectKey) -> String {
+    format!("{}/{}", collection(kind, key.namespace.as_deref()), key.name)
+}
+
+/// Puts a deadline on a request of kube's own.
+pub(super) async fn with_deadline<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ClusterError> {
+    match tokio::time::timeout(DEADLINE, request).await {
+        Ok(answer) => answer.map_err(ClusterError::from),
+        Err(_) => Err(ClusterError::Timeout(DEADLINE)),
+    }
+}
+
+/// Tries again what is idempotent and may succeed: three times within about a second. What lasts longer is for the next
+/// pass, so that a sick cluster never holds a worker.
+pub(super) async fn retried<T, F, R>(request: R) -> Result<T, ClusterError>
+where
+    R: FnMut() -> F,
+    F: Future<Output = Result<T, ClusterError>>,
+{
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_factor(3.0)
+        .with_max_times(3)
+        .with_jitter();
+    request.retry(pauses).when(|e| matches!(e, ClusterError::Throttled(_) | ClusterError::Failed(_))).await
+}
+
+/// Sends one request and reads the answer within the deadline.
+pub(super) async fn send(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: Option<(&str, Bytes)>,
+    accept: &str,
+) -> Result<(StatusCode, Bytes), ClusterError> {
+    let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+    let body = match body {
+        Some((media_type, bytes)) => {
+            request = request.header(header::CONTENT_TYPE, media_type);
+            Body::from(bytes)
+        }
+        None => Body::empty(),
+    };
+    let request = request.body(body).map_err(|e| ClusterError::Invalid(e.to_string()))?;
+    let exchange = async {
+        let (head, body) = client.send(request).await?.into_parts();
+        let answer = Limited::new(body, ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(|e| ClusterError::Unreachable(format!("the answer broke off: {e}")))?
+            .to_bytes();
+        if head.status.is_success() {
+            return Ok((head.status, answer));
+        }
+        let retry_after = head
+            .headers
+            .get(header::RETRY_AFTER)
+            .and_then(|v| v.to_str().ok()?.parse().ok())
+            .map(|seconds: u64| Duration::from_secs(seconds.min(60)));
+        let message = serde_json::from_slice::<Value>(&answer)
+            .ok()
+            .and_then(|status| status["message"].as_str().map(str::to_owned))
+            .unwrap_or_else(|| String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned());
+        Err(ClusterError::from_status(head.status.as_u16(), message, retry_after))
+    };
+    tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(ClusterError::Timeout(DEADLINE)))
+}
+
+/// Reads an answer.
+pub(super) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClusterError> {
+    serde_json::from_slice(answer).map_err(|e| ClusterError::Unreadable(e.to_string()))
+}
+
+#[derive(Deserialize)]
+struct Partial {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    name: String,
+    namespace: Option<String>,
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    deletion_timestamp: Option<String>,
+    #[serde(default)]
+    managed_fields: Vec<Value>,
+}
+
+impl Metadata {
+    fn live(&self) -> Live {
+        Live {
+            uid: self.uid.clone(),
+            resource_version: self.resource_version.parse().unwrap_or(0),
+            fields: ownership(&self.managed_fields),
+            deleting: self.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// Reads an answer that is one object.
+pub(super) fn live(answer: &[u8]) -> Result<Live, ClusterError> {
+    Ok(parse::<Partial>(answer)?.metadata.live())
+}
+
+/// Reads an answer that is a list.
+pub(super) fn listed(kind: &Kind, answer: &[u8]) -> Result<Listed, ClusterError> {
+    #[derive(Deserialize)]
+    struct PartialList {
+        metadata: Metadata,
+        // An empty list of custom resources as metadata comes with `null` here.
+        items: Option<Vec<Partial>>,
+    }
+    let list: PartialList = parse(answer)?;
+    let live = list
+        .items
+        .unwrap_or_default()
+        .into_iter()
+        .map(|item| {
+            let live = item.metadata.live();
+            (kind.key(item.metadata.namespace, item.metadata.name), live)
+        })
+        .collect();
+    Ok(Listed { live, resource_version: list.metadata.resource_version.parse().unwrap_or(0) })
+}

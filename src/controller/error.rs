@@ -1,0 +1,150 @@
+//! What can go wrong in a pass: one variant per step, each with a word for programs and what can help.
+
+use crate::api::ParseDurationError;
+use crate::bundle::ArtifactError;
+use crate::cluster::{ClusterError, KubeconfigRejected};
+use crate::plan::Owner;
+use crate::render::{ObjectKey, RenderError};
+
+/// Why a pass ended early. The text says its own layer's part and is what users read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StepError {
+    /// The spec cannot be understood, though the API server accepted it.
+    #[error("{0}")]
+    Spec(String),
+    /// A Secret that the spec names.
+    #[error("{field}: {cause}")]
+    Secret {
+        /// Path of the field that names it.
+        field: &'static str,
+        /// What is wrong.
+        cause: String,
+        /// The hub did not answer, rather than the Secret being wrong.
+        transient: bool,
+    },
+    /// The kubeconfig is not acceptable.
+    #[error("spec.kubeConfig: Secret {secret}, key {key}: {cause}")]
+    Kubeconfig {
+        /// Name of the Secret.
+        secret: String,
+        /// Key in it.
+        key: String,
+        /// What is wrong.
+        cause: KubeconfigRejected,
+    },
+    /// The cluster does not answer, or refuses us as a whole.
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
+    /// The kubeconfig leads to another cluster than before.
+    #[error(
+        "the kubeconfig leads to another cluster than before (UID of kube-system is {found}, was {expected}); nothing was written. To manage the other cluster, create a FluxInstance of its own"
+    )]
+    Identity {
+        /// Recorded.
+        expected: String,
+        /// Seen now.
+        found: String,
+    },
+    /// Another instance owns the installation.
+    #[error(
+        "namespace {namespace} of this cluster belongs to FluxInstance {}/{}; delete that one with deletionPolicy Orphan to hand it over",
+        .owner.namespace, .owner.name
+    )]
+    Claimed {
+        /// Namespace of the installation.
+        namespace: String,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// Finding, pulling or reading the bundle.
+    #[error("{0}")]
+    Artifact(#[from] ArtifactError),
+    /// Bundle and spec do not fit together.
+    #[error("{0}")]
+    Render(#[from] RenderError),
+    /// Some objects were not accepted.
+    #[error("{}", failures(.0))]
+    Apply(Vec<(ObjectKey, ClusterError)>),
+    /// Some objects could not be deleted.
+    #[error("{}", failures(.0))]
+    Prune(Vec<(ObjectKey, ClusterError)>),
+}
+
+fn failures(list: &[(ObjectKey, ClusterError)]) -> String {
+    match list {
+        [] => String::new(),
+        [(key, error)] => format!("{key}: {error}"),
+        [(key, error), rest @ ..] => format!("{key}: {error} (and {} more)", rest.len()),
+    }
+}
+
+impl From<ParseDurationError> for StepError {
+    fn from(error: ParseDurationError) -> Self {
+        Self::Spec(error.to_string())
+    }
+}
+
+fn reason_of(error: &ClusterError) -> &'static str {
+    match error {
+        ClusterError::Unreachable(_) | ClusterError::Timeout(_) => "ClusterUnreachable",
+        ClusterError::Unauthorized => "AuthFailed",
+        ClusterError::Forbidden(_) => "PermissionDenied",
+        ClusterError::NotFound(_)
+        | ClusterError::Conflict(_)
+        | ClusterError::Invalid(_)
+        | ClusterError::Throttled(_)
+        | ClusterError::Failed(_)
+        | ClusterError::Unreadable(_) => "ReconciliationFailed",
+    }
+}
+
+impl StepError {
+    /// A word for condition reasons, event reasons and metric labels: a bounded set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Spec(_) => "InvalidSpec",
+            Self::Secret { .. } => "SecretFailed",
+            Self::Kubeconfig { .. } => "KubeconfigRejected",
+            Self::Cluster(error) => reason_of(error),
+            Self::Identity { .. } => "ClusterIdentityMismatch",
+            Self::Claimed { .. } => "NamespaceClaimed",
+            Self::Artifact(error) => error.reason(),
+            Self::Render(_) => "BuildFailed",
+            Self::Apply(list) => list.first().map_or("ReconciliationFailed", |(_, e)| reason_of(e)),
+            Self::Prune(_) => "PruneFailed",
+        }
+    }
+
+    /// Whether waiting may help; if not, only a change of what is named in the text can.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Spec(_)
+            | Self::Kubeconfig { .. }
+            | Self::Identity { .. }
+            | Self::Claimed { .. }
+            | Self::Render(_) => false,
+            Self::Secret { transient, .. } => *transient,
+            // Rights can be granted and credentials be renewed without anything of ours changing.
+            Self::Cluster(error) => {
+                error.is_transient() || matches!(error, ClusterError::Unauthorized | ClusterError::Forbidden(_))
+            }
+            Self::Artifact(error) => error.is_transient(),
+            Self::Apply(list) | Self::Prune(list) => list
+                .iter()
+                .any(|(_, e)| e.is_transient() || matches!(e, ClusterError::Forbidden(_) | ClusterError::NotFound(_))),
+        }
+    }
+
+    /// Whether it says that we cannot talk to the cluster.
+    pub fn is_about_reaching(&self) -> bool {
+        match self {
+            Self::Kubeconfig { .. } | Self::Identity { .. } => true,
+            Self::Secret { field, .. } => field.starts_with("spec.kubeConfig"),
+            Self::Cluster(error) => error.is_unreachable() || matches!(error, ClusterError::Unauthorized),
+            Self::Apply(list) | Self::Prune(list) => {
+                list.first().is_some_and(|(_, e)| e.is_unreachable() || matches!(e, ClusterError::Unauthorized))
+            }
+            Self::Spec(_) | Self::Claimed { .. } | Self::Artifact(_) | Self::Render(_) => false,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Kubernetes events: what happened, once, for whoever runs `kubectl describe` or `kubectl get events`.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Resource, ResourceExt};
+
+use super::Ctx;
+use crate::api::{FluxInstance, condition};
+use crate::cluster::DEADLINE;
+
+/// Something worth telling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word {
+    /// A failure rather than progress.
+    pub warning: bool,
+    /// A word for programs.
+    pub reason: &'static str,
+    /// A sentence.
+    pub note: String,
+}
+
+/// Publishes; a failure to do so is logged and nothing else. kube's `Recorder` is not used: it merges events whose note
+/// changed into the first one (kube 5.0.0).
+pub(super) async fn publish(ctx: &Ctx, instance: &FluxInstance, words: Vec<Word>) {
+    let reference = ObjectReference { ..instance.object_ref(&()) };
+    let events = Api::<Event>::namespaced(ctx.hub.clone(), &ctx.namespace);
+    for word in words {
+        let now = Timestamp::now();
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", instance.name_any(), now.as_nanosecond())),
+                namespace: Some(ctx.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some("Reconcile".to_owned()),
+            event_time: Some(MicroTime(now)),
+            note: Some(condition::cut(word.note)),
+            reason: Some(word.reason.to_owned()),
+            regarding: Some(reference.clone()),
+            reporting_controller: Some("headwater.dev/operator".to_owned()),
+            reporting_instance: Some("headwater".to_owned()),
+            type_: Some(if word.warning { "Warning" } else { "Normal" }.to_owned()),
+            ..Event::default()
+        };
+        let sent = tokio::time::timeout(DEADLINE, events.create(&PostParams::default(), &event)).await;
+        if !matches!(sent, Ok(Ok(_))) {
+            tracing::warn!(reason = word.reason, "event could not be published");
+        }
+    }
+}

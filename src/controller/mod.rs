@@ -1,0 +1,223 @@
+//! The reconcile pipelines: `observe → resolve → render → plan → execute → assess → report`, one file a step; `remove` is
+//! the other way round. Steps that decide have no client, steps that have a client do not decide.
+
+mod assess;
+mod clusters;
+mod error;
+mod events;
+mod execute;
+mod observe;
+mod operator;
+mod plan;
+mod remove;
+mod render;
+mod report;
+mod resolve;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt};
+use tokio::sync::mpsc;
+
+use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus};
+use crate::bundle::Bundles;
+use crate::cluster::{Cluster, InventoryStore, Mirror};
+use crate::plan::{BundleRef, CRD, Owner, Plan, stage_of};
+use crate::telemetry::Metrics;
+
+pub use clusters::Clusters;
+pub use error::StepError;
+pub use operator::{Options, run};
+pub use plan::preview;
+
+/// What the watch yields: one malformed object must not stop the others.
+pub type Guarded = DeserializeGuard<FluxInstance>;
+
+/// On every instance until its removal is done.
+pub const FINALIZER: &str = "headwater.dev/finalizer";
+
+/// What passes share.
+pub struct Ctx {
+    /// Client of the cluster the operator works from.
+    pub hub: Client,
+    /// Namespace of the instances and their Secrets.
+    pub namespace: String,
+    /// Connections.
+    pub clusters: Clusters,
+    /// Bundles.
+    pub bundles: Bundles,
+    /// Rendered sets.
+    pub rendered: render::Rendered,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Asks for a pass.
+    pub trigger: mpsc::Sender<ObjectRef<Guarded>>,
+    memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
+}
+
+/// What is remembered of one instance between passes. All of it may be lost: it saves requests, no decision needs it.
+#[derive(Default)]
+pub struct Memory {
+    epoch: Option<u64>,
+    mirror: Option<Mirror>,
+    inventory: Option<InventoryStore>,
+    judgements: assess::Judgements,
+    /// Our own last status write, which the watch may not have shown yet.
+    status: Option<(u64, FluxInstanceStatus)>,
+    failures: u32,
+}
+
+impl Memory {
+    fn forget_cluster(&mut self) {
+        self.mirror = None;
+        self.inventory = None;
+        self.judgements.clear();
+    }
+}
+
+/// What a pass found out and did, as far as it came.
+#[derive(Default)]
+pub struct Run {
+    cluster: Option<Cluster>,
+    bundle: Option<BundleRef>,
+    config: Option<String>,
+    plan: Option<Plan>,
+    /// Everything of `config` is on the cluster.
+    applied: bool,
+    executed: execute::Executed,
+    assessment: Option<assess::Assessment>,
+    objects: Option<usize>,
+}
+
+impl Ctx {
+    fn memory(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(memories.entry(uid.to_owned()).or_default())
+    }
+
+    fn forget(&self, uid: &str) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+fn owner_of(instance: &FluxInstance) -> Owner {
+    Owner {
+        namespace: instance.namespace().unwrap_or_default(),
+        name: instance.name_any(),
+        uid: instance.uid().unwrap_or_default(),
+    }
+}
+
+/// One pass over one instance.
+pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, std::convert::Infallible> {
+    let mut instance = match &object.0 {
+        Ok(instance) => instance.clone(),
+        Err(invalid) => return Ok(report::malformed(&ctx, invalid).await),
+    };
+    let uid = instance.uid().unwrap_or_default();
+    let memory = ctx.memory(&uid);
+    let mut memory = memory.lock().await;
+    let version = instance.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0);
+    if let Some((written, status)) = &memory.status
+        && *written > version
+    {
+        instance.status = Some(status.clone());
+    }
+    let started = std::time::Instant::now();
+
+    if instance.metadata.deletion_timestamp.is_some() {
+        let gone = remove::remove(&ctx, &instance, &mut memory).await;
+        let action = report::removal(&ctx, &instance, &mut memory, &gone).await;
+        if matches!(gone, Ok(remove::Removal::Done(_))) {
+            drop(memory);
+            ctx.forget(&uid);
+        }
+        return Ok(action);
+    }
+
+    let mut run = Run::default();
+    let result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
+    if let Err(error) = &result {
+        tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "pass failed");
+        if error.is_about_reaching()
+            && let Some(reference) = &instance.spec.kube_config
+        {
+            let refused = matches!(error, StepError::Cluster(crate::cluster::ClusterError::Unauthorized));
+            ctx.clusters.doubt(&reference.secret_ref.name, refused).await;
+        }
+    }
+    ctx.metrics.pass(&instance.name_any(), result.as_ref().err().map_or("ok", StepError::reason), started.elapsed());
+    Ok(report::report(&ctx, &instance, &mut memory, &run, result).await)
+}
+
+async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: &mut Run) -> Result<(), StepError> {
+    resolve::interval(instance)?;
+    instance.spec.timeout.get().map_err(|e| StepError::Spec(format!("spec.timeout: {e}")))?;
+    if instance.spec.suspend {
+        return Ok(());
+    }
+    if !instance.finalizers().iter().any(|f| f == FINALIZER) {
+        report::add_finalizer(ctx, instance).await?;
+    }
+    let owner = owner_of(instance);
+
+    let cluster = observe::connect(ctx, instance, memory).await?;
+    run.cluster = Some(cluster.clone());
+    let mut store = observe::inventory(&cluster, &owner, memory).await?;
+    let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
+
+    let resolved = resolve::resolve(ctx, instance).await?;
+    let desired = ctx.rendered.get(&resolved, &instance.spec)?;
+    run.bundle = Some(desired.bundle.clone());
+    run.config = Some(desired.config.clone());
+
+    let plan = crate::plan::plan(&owner, &desired, &observed);
+    if !plan.is_empty() {
+        tracing::info!(instance = %owner.name, version = %desired.bundle.version, digest = %desired.bundle.digest, plan = %plan.summary(), "executing plan");
+        report::announce(ctx, instance, memory, run, &plan).await?;
+    }
+    let executed = execute::execute(&cluster, &plan, &mut store).await;
+    run.plan = Some(plan);
+    let inventory = store.inventory.clone();
+    memory.inventory = Some(store);
+    watch(ctx, &owner, &cluster, memory, &inventory);
+    run.objects = Some(inventory.entries.len());
+    run.executed = executed?;
+    run.applied = true;
+
+    run.assessment = Some(assess::assess(&cluster, &inventory, &observed, memory).await?);
+    Ok(())
+}
+
+/// Keeps the mirror looking at every kind in the inventory: all of them on the hub; on a remote cluster two streams, for what
+/// breaks an installation at once, and the rest is looked at by lists in every pass.
+fn watch(ctx: &Ctx, owner: &Owner, cluster: &Cluster, memory: &mut Memory, inventory: &crate::plan::Inventory) {
+    let mut kinds = observe::kinds(inventory.entries.values());
+    if cluster.is_hub {
+        kinds.push(crate::render::Kind::config_map());
+    } else {
+        kinds.retain(|k| k.kind == CRD || stage_of(k) == crate::plan::Stage::Workloads);
+    }
+    let mirror = memory.mirror.get_or_insert_with(|| {
+        let (sender, mut receiver) = mpsc::channel::<()>(1);
+        let trigger = ctx.trigger.clone();
+        let reference = ObjectRef::<Guarded>::new(&owner.name).within(&owner.namespace);
+        // Ends with the mirror, whose watches hold the senders.
+        tokio::spawn(async move {
+            while receiver.recv().await.is_some() {
+                // A rollout comes as a burst of events: one pass for all of them.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if trigger.send(reference.clone()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Mirror::new(sender)
+    });
+    mirror.watch(cluster, FLUX_NAMESPACE, kinds);
+}

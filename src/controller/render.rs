@@ -1,0 +1,67 @@
+//! Step 3, no client: bundle and spec become the objects that one cluster should have.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::StepError;
+use crate::api::{FLUX_NAMESPACE, FluxInstanceSpec};
+use crate::bundle::Resolved;
+use crate::cluster::INSTALLATION_LABEL;
+use crate::plan::{Desired, DesiredSet};
+use crate::render::digest as digest_of;
+use crate::render::{self, Settings};
+
+/// What the bundle's templates get to see of a spec.
+pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
+    let labels = [("app.kubernetes.io/managed-by", "headwater"), (INSTALLATION_LABEL, FLUX_NAMESPACE)];
+    Settings {
+        namespace: FLUX_NAMESPACE.to_owned(),
+        components: spec.components.as_ref().map(|c| c.iter().map(|name| name.0.clone()).collect()),
+        registry: spec.distribution.registry.clone(),
+        cluster: spec.cluster.clone(),
+        common_metadata: spec.common_metadata.clone(),
+        sync: spec.sync.clone(),
+        patches: spec.kustomize.as_ref().map(|k| k.patches.clone()).unwrap_or_default(),
+        owner_labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Renders without remembering.
+pub(super) fn render(resolved: &Resolved, settings: &Settings) -> Result<DesiredSet, StepError> {
+    let objects = render::render(&resolved.bundle, settings)?
+        .iter()
+        .map(|object| {
+            // `render` refuses objects of unknown kinds.
+            let kind = resolved.bundle.kind_of(object);
+            kind.map(|kind| Desired::new(object, kind))
+                .ok_or_else(|| StepError::Spec(format!("{}: unknown kind", object.key())))
+        })
+        .collect::<Result<Vec<_>, StepError>>()?;
+    Ok(DesiredSet::new(resolved.reference.clone(), objects))
+}
+
+/// Sets kept; clusters of one fleet mostly differ in few settings.
+const KEPT: usize = 32;
+
+/// Rendered sets of this process: the bytes are shared by all clusters that want the same.
+#[derive(Default)]
+pub struct Rendered(Mutex<VecDeque<(String, Arc<DesiredSet>)>>);
+
+impl Rendered {
+    /// Renders, or remembers.
+    pub fn get(&self, resolved: &Resolved, spec: &FluxInstanceSpec) -> Result<Arc<DesiredSet>, StepError> {
+        let settings = settings(spec);
+        let id = digest_of(&serde_json::to_vec(&(&resolved.reference.digest, &settings)).unwrap_or_default());
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, set)) = lock().iter().find(|(known, _)| *known == id) {
+            return Ok(Arc::clone(set));
+        }
+        let set = Arc::new(render(resolved, &settings)?);
+        let mut kept = lock();
+        kept.push_back((id, Arc::clone(&set)));
+        if kept.len() > KEPT {
+            kept.pop_front();
+        }
+        Ok(set)
+    }
+}

@@ -1,0 +1,251 @@
+//! Step 7, client required (hub): what happened becomes status, then events; picks when to look again. What is said is
+//! decided in [`status`], which has neither client nor clock.
+
+mod status;
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::core::error_boundary::InvalidObject;
+use kube::runtime::controller::Action;
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+
+use self::status::{Next, begin, compose, effects, kept};
+use super::events::{Word, publish};
+use super::remove::Removal;
+use super::{Ctx, FINALIZER, Memory, Run, StepError};
+use crate::api::condition::{self, Verdict, find, set};
+use crate::api::{FluxInstance, FluxInstanceStatus};
+use crate::cluster::{ClusterError, DEADLINE};
+use crate::plan::Plan;
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_LAST: Duration = Duration::from_secs(300);
+
+/// Puts our finalizer on the instance: nothing is written to a cluster before that.
+pub(super) async fn add_finalizer(ctx: &Ctx, instance: &FluxInstance) -> Result<(), StepError> {
+    let mut finalizers = instance.finalizers().to_vec();
+    finalizers.push(FINALIZER.to_owned());
+    patch_finalizers(ctx, instance, finalizers).await
+}
+
+async fn patch_finalizers(ctx: &Ctx, instance: &FluxInstance, finalizers: Vec<String>) -> Result<(), StepError> {
+    let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
+    let mut metadata = json!({"finalizers": finalizers, "uid": instance.uid()});
+    if finalizers.iter().any(|f| f == FINALIZER) {
+        metadata["resourceVersion"] = json!(instance.resource_version());
+    }
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    let name = instance.name_any();
+    let params = PatchParams::default();
+    let sent = tokio::time::timeout(DEADLINE, api.patch_metadata(&name, &params, &patch)).await;
+    match sent {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(ClusterError::from(error).into()),
+        Err(_) => Err(ClusterError::Timeout(DEADLINE).into()),
+    }
+}
+
+/// Says that a change begins, before its first effect.
+pub(super) async fn announce(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    memory: &mut Memory,
+    run: &Run,
+    plan: &Plan,
+) -> Result<(), StepError> {
+    let old = instance.status.clone().unwrap_or_default();
+    let now = Time(Timestamp::now());
+    let Some(status) = begin(&old, instance.metadata.generation, run, plan, &now) else { return Ok(()) };
+    write(ctx, instance, memory, &old, &status).await?;
+    let from = old.applied.as_ref().map(|r| r.version.clone());
+    if let Some(bundle) = &plan.bundle {
+        let note = match from {
+            Some(from) if from != bundle.version => {
+                format!("from {from} to {} ({}): {}", bundle.version, bundle.digest, plan.summary())
+            }
+            Some(_) => format!("{} ({}): {}", bundle.version, bundle.digest, plan.summary()),
+            None => format!("installing {} ({}): {}", bundle.version, bundle.digest, plan.summary()),
+        };
+        publish(ctx, instance, vec![Word { warning: false, reason: "Progressing", note }]).await;
+    }
+    Ok(())
+}
+
+/// Writes status, then events.
+pub(super) async fn report(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    memory: &mut Memory,
+    run: &Run,
+    result: Result<(), StepError>,
+) -> Action {
+    // `announce` may have written since.
+    let old = memory.status.as_ref().map_or_else(|| instance.status.clone().unwrap_or_default(), |(_, s)| s.clone());
+    let now = Time(Timestamp::now());
+    let (status, mut words, next) = compose(&old, instance, run, result.as_ref().err(), &now);
+    words.extend(effects(run));
+    ctx.metrics
+        .instance(&instance.name_any(), find(&status.conditions, condition::READY).is_some_and(|c| c.status == "True"));
+    if let Err(error) = write(ctx, instance, memory, &old, &status).await {
+        tracing::warn!(instance = %instance.name_any(), %error, "status could not be written");
+        return Action::requeue(backoff(memory));
+    }
+    publish(ctx, instance, words).await;
+    match next {
+        Next::Interval => {
+            memory.failures = 0;
+            Action::requeue(jitter(super::resolve::interval(instance).unwrap_or(BACKOFF_LAST)))
+        }
+        Next::Soon(pause) => {
+            memory.failures = 0;
+            Action::requeue(pause)
+        }
+        Next::Backoff => Action::requeue(backoff(memory)),
+    }
+}
+
+fn backoff(memory: &mut Memory) -> Duration {
+    memory.failures = memory.failures.saturating_add(1);
+    let factor = 2u32.saturating_pow(memory.failures.saturating_sub(1).min(16));
+    jitter(BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_LAST))
+}
+
+/// Ten per cent around, so that a thousand clusters do not march in step.
+fn jitter(pause: Duration) -> Duration {
+    let nanos = Timestamp::now().subsec_nanosecond().unsigned_abs();
+    pause.mul_f64(0.9 + 0.2 * f64::from(nanos % 1_000_000) / 1_000_000.0)
+}
+
+/// Reports on a removal; takes the finalizer away when it is done.
+pub(super) async fn removal(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    memory: &mut Memory,
+    removal: &Result<Removal, StepError>,
+) -> Action {
+    if !instance.finalizers().iter().any(|f| f == FINALIZER) {
+        return Action::await_change();
+    }
+    let generation = instance.metadata.generation;
+    let now = Time(Timestamp::now());
+    let old = instance.status.clone().unwrap_or_default();
+    let mut status = old.clone();
+    let (verdict, pause) = match removal {
+        Ok(Removal::Done(kept_objects)) => {
+            if let Some(word) = kept(kept_objects) {
+                publish(ctx, instance, vec![word]).await;
+            }
+            let rest = instance.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+            return match patch_finalizers(ctx, instance, rest).await {
+                Ok(()) | Err(StepError::Cluster(ClusterError::NotFound(_))) => Action::await_change(),
+                Err(_) => Action::requeue(backoff(memory)),
+            };
+        }
+        Ok(Removal::Waiting(text)) => (Verdict::unknown("Uninstalling", text), Duration::from_secs(1)),
+        Err(error) => {
+            tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "removal failed");
+            let text = format!(
+                "{error}. Nothing is forgotten: removal goes on when this is solved; set deletionPolicy to Orphan to leave the cluster as it is"
+            );
+            if error.is_about_reaching() {
+                set(
+                    &mut status.conditions,
+                    condition::REACHABLE,
+                    Verdict::no(error.reason(), error.to_string()),
+                    generation,
+                    &now,
+                );
+            }
+            (Verdict::no(error.reason(), text), backoff(memory))
+        }
+    };
+    set(
+        &mut status.conditions,
+        condition::RECONCILING,
+        Verdict::yes("Uninstalling", &verdict.message),
+        generation,
+        &now,
+    );
+    set(&mut status.conditions, condition::READY, verdict, generation, &now);
+    if let Err(error) = write(ctx, instance, memory, &old, &status).await {
+        tracing::warn!(instance = %instance.name_any(), %error, "status could not be written");
+    }
+    Action::requeue(pause)
+}
+
+/// An object that does not even parse: said on the object itself, and nothing else stops.
+pub(super) async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
+    let name = invalid.metadata.name.clone().unwrap_or_default();
+    let text = format!("the object cannot be read: {}; correct or delete it", invalid.error);
+    tracing::warn!(instance = %name, error = %invalid.error, "malformed instance");
+    let mut conditions = Vec::new();
+    let now = Time(Timestamp::now());
+    let generation = invalid.metadata.generation;
+    set(&mut conditions, condition::READY, Verdict::no("InvalidSpec", &text), generation, &now);
+    set(&mut conditions, condition::STALLED, Verdict::yes("InvalidSpec", text), generation, &now);
+    let api = Api::<kube::api::DynamicObject>::namespaced_with(
+        ctx.hub.clone(),
+        &ctx.namespace,
+        &kube::api::ApiResource::erase::<FluxInstance>(&()),
+    );
+    let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
+    let _ = tokio::time::timeout(DEADLINE, api.patch_status(&name, &PatchParams::default(), &patch)).await;
+    Action::await_change()
+}
+
+/// Writes the status if it differs from what is stored.
+async fn write(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    memory: &mut Memory,
+    old: &FluxInstanceStatus,
+    new: &FluxInstanceStatus,
+) -> Result<(), StepError> {
+    if old == new {
+        return Ok(());
+    }
+    let (mut old_value, new_value) = (json!({"status": old}), json!({"status": new}));
+    // A first status has to be written even where it says nothing yet.
+    if instance.status.is_none() && memory.status.is_none() {
+        old_value = json!({});
+    }
+    let patch = Patch::Merge(merge_patch(&old_value, &new_value));
+    let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
+    let name = instance.name_any();
+    let params = PatchParams::default();
+    let sent = tokio::time::timeout(DEADLINE, api.patch_status(&name, &params, &patch)).await;
+    match sent {
+        Ok(Ok(written)) => {
+            let version = written.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0);
+            memory.status = Some((version, new.clone()));
+            Ok(())
+        }
+        Ok(Err(error)) => Err(ClusterError::from(error).into()),
+        Err(_) => Err(ClusterError::Timeout(DEADLINE).into()),
+    }
+}
+
+/// RFC 7396: what turns `old` into `new`; fields that went away become null.
+fn merge_patch(old: &serde_json::Value, new: &serde_json::Value) -> serde_json::Value {
+    let (Some(old), Some(new_map)) = (old.as_object(), new.as_object()) else { return new.clone() };
+    let mut patch = serde_json::Map::new();
+    for (key, value) in new_map {
+        match old.get(key) {
+            Some(before) if before == value => {}
+            Some(before) => {
+                patch.insert(key.clone(), merge_patch(before, value));
+            }
+            None => {
+                patch.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    for key in old.keys().filter(|k| !new_map.contains_key(*k)) {
+        patch.insert(key.clone(), serde_json::Value::Null);
+    }
+    serde_json::Value::Object(patch)
+}

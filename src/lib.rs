@@ -1,0 +1,19 @@
+//! Headwater: one operator that installs, configures, upgrades, watches and removes Flux on many Kubernetes clusters, from
+//! versioned OCI bundles.
+//!
+//! `ARCHITECTURE.md` has the map. `api`, `render` and `plan` are pure; `bundle` talks to registries, `cluster` to Kubernetes;
+//! `controller` joins them, `cli` is for people.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr))]
+
+pub mod api;
+pub mod bundle;
+pub mod cli;
+pub mod cluster;
+pub mod controller;
+pub mod plan;
+pub mod render;
+pub mod telemetry;
+
+#[cfg(test)]
+mod tidy;

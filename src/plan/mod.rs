@@ -1,0 +1,318 @@
+//! desired + observed -> plan. Pure: the same input gives the same plan, and the plan leaves no choices to whoever
+//! executes it. What `headwater diff` prints is this value, and so is what the operator executes.
+
+pub mod health;
+mod inventory;
+mod observed;
+mod removal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::render::{Kind, Object, ObjectKey, digest};
+
+pub use inventory::{BundleRef, Entry, Inventory, Owner};
+pub use observed::{FIELD_MANAGER, Live, Observed, ownership};
+pub use removal::removal;
+
+/// Kind of custom resource definitions.
+pub const CRD: &str = "CustomResourceDefinition";
+
+/// One object as it is to be, serialised once for all clusters that share it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Desired {
+    /// Identity.
+    #[serde(flatten)]
+    pub key: ObjectKey,
+    /// How to address it.
+    #[serde(skip)]
+    pub kind: Kind,
+    /// Digest of `body`.
+    pub digest: String,
+    /// Canonical JSON.
+    #[serde(skip)]
+    pub body: Bytes,
+}
+
+impl Desired {
+    /// Serialises a rendered object.
+    pub fn new(object: &Object, kind: Kind) -> Self {
+        let body = Bytes::from(object.to_bytes());
+        Self { key: object.key().clone(), kind, digest: digest(&body), body }
+    }
+}
+
+/// Everything one instance wants on its cluster, in apply order.
+#[derive(Debug, Clone, Serialize)]
+pub struct DesiredSet {
+    /// The bundle it was rendered from.
+    pub bundle: BundleRef,
+    /// Digest over all objects: changes with the bundle and with the spec.
+    pub config: String,
+    /// The objects.
+    pub objects: Vec<Arc<Desired>>,
+}
+
+impl DesiredSet {
+    /// Freezes rendered objects.
+    pub fn new(bundle: BundleRef, objects: Vec<Desired>) -> Self {
+        let all: Vec<u8> = objects.iter().flat_map(|object| object.digest.bytes()).collect();
+        let config = digest(&all);
+        Self { bundle, config, objects: objects.into_iter().map(Arc::new).collect() }
+    }
+}
+
+/// Objects of one stage may be written side by side; a stage begins when the one before is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Stage {
+    /// What others need to exist: namespaces, CRDs, cluster roles.
+    Definitions,
+    /// Everything that neither defines nor runs.
+    Resources,
+    /// Deployments and the like: their accounts, quotas and policies stand by now.
+    Workloads,
+    /// Objects of the bundle's own CRDs.
+    CustomResources,
+    /// Deletions.
+    Prune,
+}
+
+/// Why an object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// It is not there.
+    Missing,
+    /// What we want has changed.
+    Changed,
+    /// Somebody else changed or took over a field of ours.
+    Drifted,
+}
+
+/// What must hold at the moment of a deletion. The UID is always a precondition beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Guard {
+    /// Nothing more.
+    None,
+    /// A CRD: no object of it may exist on the cluster.
+    NoObjects,
+    /// A namespace of our own making: no object of a managed CRD may live in it.
+    OursAndEmpty,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Step {
+    /// Write the object by server-side apply.
+    Apply {
+        /// When.
+        stage: Stage,
+        /// Why.
+        reason: Reason,
+        /// What.
+        #[serde(flatten)]
+        object: Arc<Desired>,
+    },
+    /// Delete the object with this UID.
+    Delete {
+        /// When.
+        stage: Stage,
+        /// What.
+        #[serde(flatten)]
+        key: ObjectKey,
+        /// Which incarnation: a precondition of the request.
+        uid: String,
+        /// What else must hold.
+        guard: Guard,
+        /// Clear the finalizers of this object of ours first: nobody is left who would.
+        #[serde(rename = "dropFinalizers", skip_serializing_if = "std::ops::Not::not")]
+        drop_finalizers: bool,
+        /// How to address it.
+        #[serde(skip)]
+        kind: Kind,
+    },
+    /// Strike it from the inventory without touching the cluster.
+    Forget {
+        /// What.
+        #[serde(flatten)]
+        key: ObjectKey,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+impl Step {
+    /// The object concerned.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Apply { object, .. } => &object.key,
+            Self::Delete { key, .. } | Self::Forget { key, .. } => key,
+        }
+    }
+}
+
+/// What to do to one cluster, in order.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Who asks for it.
+    pub owner: Owner,
+    /// The bundle; absent for a removal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleRef>,
+    /// Digest of the desired set.
+    pub config: String,
+    /// Ordered by stage.
+    pub steps: Vec<Step>,
+    /// Number of objects that are as they should be.
+    pub unchanged: usize,
+    /// The inventory to record before the first step: everything that is ours or is about to be.
+    #[serde(skip)]
+    pub intent: Inventory,
+}
+
+impl Plan {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Digest of the plan: what `diff` printed can be compared with what is executed.
+    pub fn digest(&self) -> String {
+        digest(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Counts for people: created, changed, repaired, deleted.
+    pub fn summary(&self) -> String {
+        let mut counts = BTreeMap::new();
+        for step in &self.steps {
+            let word = match step {
+                Step::Apply { reason: Reason::Missing, .. } => "to create",
+                Step::Apply { reason: Reason::Changed, .. } => "to change",
+                Step::Apply { reason: Reason::Drifted, .. } => "to repair",
+                Step::Delete { .. } => "to delete",
+                Step::Forget { .. } => "to forget",
+            };
+            *counts.entry(word).or_insert(0usize) += 1;
+        }
+        let words = ["to create", "to change", "to repair", "to delete", "to forget"];
+        let mut parts: Vec<String> = words.iter().filter_map(|w| counts.get(w).map(|n| format!("{n} {w}"))).collect();
+        parts.push(format!("{} unchanged", self.unchanged));
+        parts.join(", ")
+    }
+}
+
+/// In which stage an object is applied.
+pub fn stage_of(kind: &Kind) -> Stage {
+    match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Namespace") | ("apiextensions.k8s.io", _) | ("rbac.authorization.k8s.io", "ClusterRole") => {
+            Stage::Definitions
+        }
+        ("apps" | "batch", _) => Stage::Workloads,
+        (group, _) if group.ends_with(".k8s.io") || !group.contains('.') => Stage::Resources,
+        _ => Stage::CustomResources,
+    }
+}
+
+/// Compares what is wanted with what is there.
+///
+/// An object is left alone when the bytes last applied are those wanted now and the fields we own on the live object are
+/// those we owned right after that apply: a value of ours that anybody changes leaves our entry in `managedFields`, so
+/// metadata alone tells drift (Kubernetes documentation, "Server-Side Apply", field management).
+pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed) -> Plan {
+    let inventory = &observed.inventory;
+    let mut intent = inventory.clone();
+    intent.owner = Some(owner.clone());
+    intent.bundle = Some(desired.bundle.clone());
+
+    let mut steps = Vec::new();
+    let mut unchanged = 0;
+    for object in &desired.objects {
+        let entry = inventory.entries.get(&object.key);
+        match reason_to_apply(object, entry, observed) {
+            None => unchanged += 1,
+            Some(reason) => {
+                let slot = intent.entries.entry(object.key.clone()).or_insert_with(|| Entry::intended(&object.kind));
+                if reason == Reason::Missing {
+                    // What comes will be another incarnation than the one recorded.
+                    *slot = Entry::intended(&object.kind);
+                }
+                slot.kind = object.kind.clone();
+                slot.digest = None;
+                steps.push(Step::Apply { stage: stage_of(&object.kind), reason, object: Arc::clone(object) });
+            }
+        }
+    }
+    steps.sort_by_key(|s| match s {
+        Step::Apply { stage, .. } => *stage,
+        _ => Stage::Prune,
+    });
+
+    let wanted: std::collections::BTreeSet<&ObjectKey> = desired.objects.iter().map(|o| &o.key).collect();
+    let mut prune: Vec<Step> = inventory
+        .entries
+        .iter()
+        .filter(|(key, _)| !wanted.contains(key))
+        .filter_map(|(key, entry)| prune_step(key, entry, observed))
+        .collect();
+    prune.sort_by_key(removal::deletion_order);
+    steps.extend(prune);
+
+    Plan {
+        owner: owner.clone(),
+        bundle: Some(desired.bundle.clone()),
+        config: desired.config.clone(),
+        steps,
+        unchanged,
+        intent,
+    }
+}
+
+fn reason_to_apply(object: &Desired, entry: Option<&Entry>, observed: &Observed) -> Option<Reason> {
+    let Some(entry) = entry else {
+        return Some(if observed.live.contains_key(&object.key) { Reason::Changed } else { Reason::Missing });
+    };
+    let Some(live) = observed.live.get(&object.key) else {
+        // A watch may lag behind our own write: absent counts only from a look at least as new as that write.
+        let settled = entry.digest.as_ref() == Some(&object.digest);
+        return (!settled || observed.is_as_new_as(&object.kind, entry.resource_version)).then_some(Reason::Missing);
+    };
+    if entry.digest.as_ref() != Some(&object.digest) {
+        return Some(Reason::Changed);
+    }
+    if live.resource_version < entry.resource_version {
+        return None;
+    }
+    if entry.uid.as_ref() != Some(&live.uid) {
+        return Some(Reason::Drifted);
+    }
+    (live.fields != entry.fields).then_some(Reason::Drifted)
+}
+
+fn prune_step(key: &ObjectKey, entry: &Entry, observed: &Observed) -> Option<Step> {
+    let Some(live) = observed.live.get(key) else {
+        return observed
+            .is_as_new_as(&entry.kind, entry.resource_version)
+            .then(|| Step::Forget { key: key.clone(), reason: "it is gone" });
+    };
+    if key.kind == "Namespace" {
+        // A namespace holds what others put there; only an explicit uninstall may take it away.
+        return None;
+    }
+    match removal::ours(entry, live) {
+        Err(reason) => Some(Step::Forget { key: key.clone(), reason }),
+        Ok(()) => Some(Step::Delete {
+            stage: Stage::Prune,
+            key: key.clone(),
+            uid: live.uid.clone(),
+            guard: if key.kind == CRD { Guard::NoObjects } else { Guard::None },
+            drop_finalizers: false,
+            kind: entry.kind.clone(),
+        }),
+    }
+}

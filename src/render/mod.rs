@@ -1,0 +1,347 @@
+//! Bundle and settings in, Kubernetes objects out. Pure: no file, no network, no clock; the same
+//! input gives the same bytes.
+//!
+//! Nothing here knows a component, a version or a kind of Flux: those are data of the bundle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tera::Context;
+
+use crate::api;
+use crate::api::bundle::Component;
+
+pub mod bundle;
+#[cfg(test)]
+#[allow(clippy::print_stdout, reason = "tells what was skipped and what was measured")]
+mod conformance;
+pub mod kinds;
+pub mod object;
+pub mod patches;
+pub mod source;
+mod template;
+mod text;
+pub mod yaml;
+
+pub use bundle::{Bundle, BundleError};
+pub use kinds::{Kind, ServedKind};
+pub use object::{Object, ObjectKey, digest};
+pub use patches::PatchError;
+
+use text::{cut, list, nearest};
+
+/// What one cluster wants of a bundle.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Settings {
+    /// Namespace to install into.
+    pub namespace: String,
+    /// Components to install; none means the bundle's defaults.
+    pub components: Option<Vec<String>>,
+    /// Where images come from: `HOST[:PORT]/PATH`.
+    pub registry: String,
+    /// Facts about the cluster.
+    pub cluster: api::Cluster,
+    /// Labels and annotations for every object.
+    pub common_metadata: Option<api::CommonMetadata>,
+    /// The source and the Kustomization to start from.
+    pub sync: Option<api::Sync>,
+    /// Changes to what was rendered, in order.
+    pub patches: Vec<api::Patch>,
+    /// Labels by which the operator knows its objects. Nothing can override them.
+    pub owner_labels: BTreeMap<String, String>,
+}
+
+/// Why nothing was rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// `spec.components` does not fit the bundle.
+    #[error("{0}")]
+    Components(String),
+    /// A template failed, or gave something that is no object. The bundle is wrong, not the settings.
+    #[error("bundle {bundle}: {}", cut(.problem, 440))]
+    Template {
+        /// Name and version of the bundle.
+        bundle: String,
+        /// Where and what.
+        problem: String,
+    },
+    /// A patch cannot be applied.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+}
+
+/// Renders everything a cluster gets, in the order in which it is applied.
+pub fn render(bundle: &Bundle, settings: &Settings) -> Result<Vec<Object>, RenderError> {
+    let selected = select(bundle, settings)?;
+    let refuse = |problem: String| RenderError::Template { bundle: title(bundle), problem };
+    let context = context(bundle, settings, &selected);
+
+    let mut objects = Vec::new();
+    for component in &selected {
+        for name in &component.crds {
+            // Parsing the bundle has made sure that every CRD is there.
+            let Some(crd) = bundle.crd(name) else { continue };
+            let mut crd = crd.clone();
+            add_crd_metadata(bundle, settings, &context, component, &mut crd).map_err(refuse)?;
+            objects.push(crd);
+        }
+    }
+    for name in bundle.templates.names() {
+        let output = bundle.templates.render(name, &context).map_err(refuse)?;
+        let file = format!("output of templates/{name}");
+        for document in yaml::parse(&file, &output).map_err(|error| refuse(error.to_string()))? {
+            let object = Object::try_from(document).map_err(|error| refuse(format!("{file}: {error}")))?;
+            objects.push(object);
+        }
+    }
+    for object in &mut objects {
+        place(bundle, settings, object).map_err(refuse)?;
+        if let Some(common) = &settings.common_metadata {
+            add_missing(object, common);
+        }
+    }
+    refuse_duplicates(&objects).map_err(refuse)?;
+
+    patches::apply(&mut objects, &settings.patches)?;
+    for object in &mut objects {
+        for (name, value) in &settings.owner_labels {
+            object.set_label(name, value);
+        }
+    }
+    objects.sort_by(|a, b| order(a).cmp(&order(b)));
+    Ok(objects)
+}
+
+/// The images of the selected components: (component, image).
+pub fn images(bundle: &Bundle, settings: &Settings) -> Result<Vec<(String, String)>, RenderError> {
+    Ok(select(bundle, settings)?.into_iter().map(|c| (c.name.clone(), image(settings, c))).collect())
+}
+
+/// Renders a bundle in all the ways that a validator can try without a cluster: with every component alone where
+/// that is possible, with all, with and without network policies, and with every kind of sync.
+pub fn check(bundle: &Bundle) -> Result<(), RenderError> {
+    let all: Vec<String> = bundle.manifest().components.iter().map(|c| c.name.clone()).collect();
+    let alone =
+        bundle.manifest().components.iter().filter(|c| c.requires.is_empty()).map(|c| Some(vec![c.name.clone()]));
+    let mut selections: Vec<Option<Vec<String>>> = alone.collect();
+    selections.push(Some(all));
+    if bundle.manifest().components.iter().any(|c| c.default) {
+        selections.push(None);
+    }
+    let sync = |kind| api::Sync {
+        kind,
+        name: None,
+        url: "https://example.org".to_owned(),
+        r#ref: "main".to_owned(),
+        path: "./".to_owned(),
+        pull_secret: Some("secret".to_owned()),
+        provider: Some(api::SyncProvider::Generic),
+        interval: api::Interval("1m".to_owned()),
+        insecure: true,
+        prune: true,
+        wait: true,
+        timeout: Some(api::Timeout("1m".to_owned())),
+    };
+    let bare = |kind| api::Sync {
+        pull_secret: None,
+        provider: None,
+        insecure: false,
+        wait: false,
+        timeout: None,
+        ..sync(kind)
+    };
+    for components in selections {
+        for network_policy in [true, false] {
+            for sync in [
+                None,
+                Some(sync(api::SyncKind::GitRepository)),
+                Some(bare(api::SyncKind::GitRepository)),
+                Some(sync(api::SyncKind::OCIRepository)),
+                Some(sync(api::SyncKind::Bucket)),
+            ] {
+                render(
+                    bundle,
+                    &Settings {
+                        namespace: "default".to_owned(),
+                        components: components.clone(),
+                        registry: "registry.example/path".to_owned(),
+                        cluster: api::Cluster { network_policy, ..api::Cluster::default() },
+                        sync,
+                        ..Settings::default()
+                    },
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `flux 2.9.4`
+fn title(bundle: &Bundle) -> String {
+    format!("{} {}", bundle.manifest().name, bundle.manifest().version)
+}
+
+/// The components to install, in the order of the bundle.
+fn select<'a>(bundle: &'a Bundle, settings: &Settings) -> Result<Vec<&'a Component>, RenderError> {
+    let all = &bundle.manifest().components;
+    let Some(wanted) = &settings.components else {
+        let defaults: Vec<&Component> = all.iter().filter(|c| c.default).collect();
+        return require(&defaults).map(|()| defaults);
+    };
+    let mut chosen = BTreeSet::new();
+    for (i, name) in wanted.iter().enumerate() {
+        if !all.iter().any(|c| &c.name == name) {
+            let names = || all.iter().map(|c| c.name.clone());
+            let hint = nearest(name, names()).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            return Err(RenderError::Components(cut(
+                &format!(
+                    "spec.components[{i}]: {:?} is not in bundle {}; it has: {}{hint}",
+                    cut(name, 63),
+                    title(bundle),
+                    list(names())
+                ),
+                512,
+            )));
+        }
+        if !chosen.insert(name.as_str()) {
+            return Err(RenderError::Components(format!(
+                "spec.components[{i}]: {name:?} is there twice; remove one of the two"
+            )));
+        }
+    }
+    let selected: Vec<&Component> = all.iter().filter(|c| chosen.contains(c.name.as_str())).collect();
+    require(&selected).map(|()| selected)
+}
+
+fn require(selected: &[&Component]) -> Result<(), RenderError> {
+    for component in selected {
+        if let Some(missing) = component.requires.iter().find(|r| !selected.iter().any(|c| &c.name == *r)) {
+            return Err(RenderError::Components(format!(
+                "spec.components: {:?} needs {missing:?}; add it to spec.components",
+                component.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn image(settings: &Settings, component: &Component) -> String {
+    format!("{}/{}:{}", settings.registry.trim_end_matches('/'), component.image, component.tag)
+}
+
+fn component_value(settings: &Settings, component: &Component) -> Value {
+    json!({
+        "name": component.name,
+        "image": image(settings, component),
+        "tag": component.tag,
+        "digest": component.digest,
+        "crds": component.crds,
+        "values": component.values,
+    })
+}
+
+/// The variables templates see; `bundles/README.md` lists them.
+fn context(bundle: &Bundle, settings: &Settings, selected: &[&Component]) -> Context {
+    let manifest = bundle.manifest();
+    let sync = settings.sync.as_ref().and_then(|sync| {
+        let mut value = serde_json::to_value(sync).ok()?;
+        value.as_object_mut()?.entry("name").or_insert_with(|| settings.namespace.clone().into());
+        Some(value)
+    });
+    let mut context = Context::new();
+    context.insert(
+        "bundle",
+        &json!({"name": manifest.name, "version": manifest.version, "appVersion": manifest.app_version}),
+    );
+    context.insert("values", &manifest.values);
+    context.insert("namespace", &settings.namespace);
+    context.insert("registry", &settings.registry);
+    context.insert("cluster", &settings.cluster);
+    context.insert("selected", &selected.iter().map(|c| &c.name).collect::<Vec<_>>());
+    context.insert("components", &selected.iter().map(|c| component_value(settings, c)).collect::<Vec<_>>());
+    context.insert("sync", &sync);
+    context
+}
+
+/// Adds the labels and annotations that the bundle has for its CRDs: the CRD files are as the generator wrote
+/// them, and do not know the namespace.
+fn add_crd_metadata(
+    bundle: &Bundle,
+    settings: &Settings,
+    context: &Context,
+    component: &Component,
+    crd: &mut Object,
+) -> Result<(), String> {
+    if !bundle.templates.has(bundle::CRD_TEMPLATE) {
+        return Ok(());
+    }
+    let mut context = context.clone();
+    context.insert("component", &component_value(settings, component));
+    context.insert("crd", &json!({"name": crd.key().name}));
+    let output = bundle.templates.render(bundle::CRD_TEMPLATE, &context)?;
+    let file = format!("output of templates/{}", bundle::CRD_TEMPLATE);
+    let value = yaml::parse_one(&file, &output).map_err(|error| error.to_string())?;
+    if let Some(name) = value.as_object().and_then(|map| map.keys().find(|k| *k != "labels" && *k != "annotations")) {
+        return Err(format!("{file}: {name} is not allowed; only labels and annotations are"));
+    }
+    let metadata: api::CommonMetadata = serde_json::from_value(value).map_err(|error| format!("{file}: {error}"))?;
+    for (name, value) in &metadata.labels {
+        crd.set_label(name, value);
+    }
+    for (name, value) in &metadata.annotations {
+        crd.set_annotation(name, value);
+    }
+    Ok(())
+}
+
+/// Makes sure that the kind is known (without that there is no URL) and that the namespace fits it.
+fn place(bundle: &Bundle, settings: &Settings, object: &mut Object) -> Result<(), String> {
+    let key = object.key();
+    let Some(kind) = bundle.kind_of(object) else {
+        return Err(format!(
+            "{key} is of {} {}, which is neither a kind of Kubernetes nor of a CRD in the bundle; \
+             correct apiVersion and kind, or add the CRD",
+            object.api_version(),
+            key.kind
+        ));
+    };
+    match (&key.namespace, kind.namespaced) {
+        (None, true) => object.set_namespace(&settings.namespace),
+        (Some(_), false) => {
+            return Err(format!("{key}: objects of kind {} have no namespace; remove metadata.namespace", key.kind));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Adds what is not there yet: what the bundle sets itself, it needs.
+fn add_missing(object: &mut Object, common: &api::CommonMetadata) {
+    for (name, value) in &common.labels {
+        if object.label(name).is_none() {
+            object.set_label(name, value);
+        }
+    }
+    for (name, value) in &common.annotations {
+        if object.annotation(name).is_none() {
+            object.set_annotation(name, value);
+        }
+    }
+}
+
+fn refuse_duplicates(objects: &[Object]) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for object in objects {
+        let key = object.key();
+        if !seen.insert((&key.group, &key.kind, &key.namespace, &key.name)) {
+            return Err(format!("{key} is rendered twice; every object may be in one template only"));
+        }
+    }
+    Ok(())
+}
+
+fn order(object: &Object) -> (usize, &str, &str, Option<&str>, &str) {
+    let key = object.key();
+    (kinds::apply_order(&key.kind), &key.group, &key.kind, key.namespace.as_deref(), &key.name)
+}
