@@ -59,6 +59,18 @@ pub enum StepError {
     /// Finding, pulling or reading the bundle.
     #[error("{0}")]
     Artifact(#[from] ArtifactError),
+    /// Bundle and cluster do not fit together.
+    #[error(
+        "bundle {bundle} needs Kubernetes {minimum} or newer, the cluster has {found}; upgrade the cluster or choose an older bundle with spec.distribution.version"
+    )]
+    Unsupported {
+        /// Name and version.
+        bundle: String,
+        /// Version of the cluster.
+        found: String,
+        /// Oldest version that the bundle accepts.
+        minimum: String,
+    },
     /// Bundle and spec do not fit together.
     #[error("{0}")]
     Render(#[from] RenderError),
@@ -110,6 +122,7 @@ impl StepError {
             Self::Claimed { .. } => "NamespaceClaimed",
             Self::Artifact(error) => error.reason(),
             Self::Render(_) => "BuildFailed",
+            Self::Unsupported { .. } => "KubernetesUnsupported",
             Self::Apply(list) => list.first().map_or("ReconciliationFailed", |(_, e)| reason_of(e)),
             Self::Prune(_) => "PruneFailed",
         }
@@ -122,6 +135,7 @@ impl StepError {
             | Self::Kubeconfig { .. }
             | Self::Identity { .. }
             | Self::Claimed { .. }
+            | Self::Unsupported { .. }
             | Self::Render(_) => false,
             Self::Secret { transient, .. } => *transient,
             // Rights can be granted and credentials be renewed without anything of ours changing.
@@ -144,7 +158,9 @@ impl StepError {
             Self::Apply(list) | Self::Prune(list) => {
                 list.first().is_some_and(|(_, e)| e.is_unreachable() || matches!(e, ClusterError::Unauthorized))
             }
-            Self::Spec(_) | Self::Claimed { .. } | Self::Artifact(_) | Self::Render(_) => false,
+            Self::Spec(_) | Self::Claimed { .. } | Self::Artifact(_) | Self::Unsupported { .. } | Self::Render(_) => {
+                false
+            }
         }
     }
 }

@@ -67,6 +67,8 @@ pub struct Memory {
     mirror: Option<Mirror>,
     inventory: Option<InventoryStore>,
     judgements: assess::Judgements,
+    /// Our finalizer is on the instance, though the watch may not have shown it yet.
+    has_finalizer: bool,
     /// Our own last status write, which the watch may not have shown yet.
     status: Option<(u64, FluxInstanceStatus)>,
     failures: u32,
@@ -161,9 +163,10 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     if instance.spec.suspend {
         return Ok(());
     }
-    if !instance.finalizers().iter().any(|f| f == FINALIZER) {
+    if !memory.has_finalizer && !instance.finalizers().iter().any(|f| f == FINALIZER) {
         report::add_finalizer(ctx, instance).await?;
     }
+    memory.has_finalizer = true;
     let owner = owner_of(instance);
 
     let cluster = observe::connect(ctx, instance, memory).await?;
@@ -172,6 +175,7 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
 
     let resolved = resolve::resolve(ctx, instance).await?;
+    resolve::check_kubernetes(&resolved, &cluster.version)?;
     let desired = ctx.rendered.get(&resolved, &instance.spec)?;
     run.bundle = Some(desired.bundle.clone());
     run.config = Some(desired.config.clone());

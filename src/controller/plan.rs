@@ -53,6 +53,7 @@ pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> R
     let store = observe::inventory(&cluster, &owner, &mut memory).await?;
     let observed = observe::live(&cluster, &store, None).await?;
     let resolved = resolve::resolve(&ctx, instance).await?;
+    resolve::check_kubernetes(&resolved, &cluster.version)?;
     let desired = ctx.rendered.get(&resolved, &instance.spec)?;
     let plan = crate::plan::plan(&owner, &desired, &observed);
     Ok(Preview { cluster, desired, plan })

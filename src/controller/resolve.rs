@@ -24,6 +24,24 @@ pub(super) async fn resolve(ctx: &Ctx, instance: &FluxInstance) -> Result<Resolv
     Ok(ctx.bundles.resolve(&request).await?)
 }
 
+/// Refuses a cluster that is too old for the bundle: its software would not start there.
+pub(crate) fn check_kubernetes(resolved: &Resolved, found: &str) -> Result<(), StepError> {
+    let range = &resolved.bundle.manifest().kubernetes;
+    let minor = |text: &str| {
+        let mut parts = text.trim_start_matches('v').split(['.', '-', '+']);
+        Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
+    };
+    // A version that cannot be read is no reason to refuse a cluster.
+    if minor(found) < minor(&range.refused_below) && minor(found).is_some() {
+        return Err(StepError::Unsupported {
+            bundle: format!("{} {}", resolved.bundle.manifest().name, resolved.reference.version),
+            found: found.to_owned(),
+            minimum: range.refused_below.clone(),
+        });
+    }
+    Ok(())
+}
+
 /// `spec.interval`.
 pub(super) fn interval(instance: &FluxInstance) -> Result<std::time::Duration, StepError> {
     instance.spec.interval.get().map_err(|e| StepError::Spec(format!("spec.interval: {e}")))

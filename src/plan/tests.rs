@@ -143,10 +143,12 @@ fn what_is_as_it_should_be_is_left_alone() {
     assert_eq!(plan.intent, installed().inventory);
 }
 
+/// What happened, how it looks, and what the plan does about it.
+type Case = (&'static str, fn(&mut Observed, &ObjectKey), &'static [&'static str]);
+
 #[test]
 fn drift_is_told_from_change_and_from_our_own_echo() {
     let service = services().key(Some("flux-system".to_owned()), "source-controller".to_owned());
-    type Case = (&'static str, fn(&mut Observed, &ObjectKey), &'static [&'static str]);
     let cases: &[Case] = &[
         (
             "a field of ours was taken",

@@ -136,6 +136,7 @@ pub(super) async fn removal(
     let mut status = old.clone();
     let (verdict, pause) = match removal {
         Ok(Removal::Done(kept_objects)) => {
+            ctx.metrics.forget(&instance.name_any());
             if let Some(word) = kept(kept_objects) {
                 publish(ctx, instance, vec![word]).await;
             }
