@@ -21,6 +21,8 @@ const WATCH_SECONDS: u32 = 200;
 #[derive(Default)]
 struct Picture {
     complete: bool,
+    /// The watch was interrupted and has shown nothing since: what is known may be old.
+    interrupted: bool,
     seen: u64,
     live: BTreeMap<ObjectKey, Live>,
     /// What a relist has shown so far; replaces `live` when the list is complete.
@@ -29,6 +31,7 @@ struct Picture {
 
 impl Picture {
     fn take(&mut self, event: watcher::Event<(ObjectKey, Live)>) -> bool {
+        self.interrupted = false;
         let newest = |picture: &mut Self, live: &Live| picture.seen = picture.seen.max(live.resource_version);
         match event {
             watcher::Event::Init => {
@@ -110,16 +113,18 @@ impl Mirror {
             let task = tokio::spawn(async move {
                 let mut events = watcher(api, config).default_backoff().boxed();
                 while let Some(event) = events.next().await {
-                    let event = match event {
-                        Ok(event) => map(event, &kind),
-                        Err(error) => {
-                            tracing::debug!(kind = %kind.kind, %error, "watch interrupted");
-                            continue;
-                        }
-                    };
                     let id = (kind.group.clone(), kind.kind.clone());
                     let mut pictures = pictures.lock().unwrap_or_else(PoisonError::into_inner);
-                    if pictures.entry(id).or_default().take(event) {
+                    let picture = pictures.entry(id).or_default();
+                    let is_news = match event {
+                        Ok(event) => picture.take(map(event, &kind)),
+                        Err(error) => {
+                            tracing::debug!(kind = %kind.kind, %error, "watch interrupted");
+                            // Once: a pass finds out whether the cluster is still there, and backs off by itself.
+                            !std::mem::replace(&mut picture.interrupted, true) && picture.complete
+                        }
+                    };
+                    if is_news {
                         let _ = changed.try_send(());
                     }
                 }
@@ -132,7 +137,7 @@ impl Mirror {
     pub fn fill(&self, kind: &Kind, observed: &mut Observed) -> bool {
         let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
         let id = (kind.group.clone(), kind.kind.clone());
-        let Some(picture) = pictures.get(&id).filter(|p| p.complete) else { return false };
+        let Some(picture) = pictures.get(&id).filter(|p| p.complete && !p.interrupted) else { return false };
         observed.live.extend(picture.live.iter().map(|(k, l)| (k.clone(), l.clone())));
         observed.seen.insert(id, picture.seen);
         true
@@ -141,7 +146,12 @@ impl Mirror {
     /// What is known of one object.
     pub fn get(&self, key: &ObjectKey) -> Option<Live> {
         let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-        pictures.get(&(key.group.clone(), key.kind.clone())).filter(|p| p.complete)?.live.get(key).cloned()
+        pictures
+            .get(&(key.group.clone(), key.kind.clone()))
+            .filter(|p| p.complete && !p.interrupted)?
+            .live
+            .get(key)
+            .cloned()
     }
 }
 

@@ -141,7 +141,7 @@ pub(super) fn compose(
             return (draft.status, Vec::new(), Next::Interval);
         }
         None => match (&run.bundle, &run.config) {
-            (Some(bundle), Some(config)) => applied(&mut draft, old, instance, run, bundle, config),
+            (Some(bundle), Some(config)) => applied(&mut draft, instance, run, bundle, config),
             _ => return (draft.status, Vec::new(), Next::Interval),
         },
     };
@@ -173,14 +173,7 @@ fn failed(draft: &mut Draft, error: &StepError) -> (Verdict, Next) {
 }
 
 /// Everything is applied; what do the live objects say?
-fn applied(
-    draft: &mut Draft,
-    old: &FluxInstanceStatus,
-    instance: &FluxInstance,
-    run: &Run,
-    bundle: &BundleRef,
-    config: &str,
-) -> (Verdict, Next) {
+fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &BundleRef, config: &str) -> (Verdict, Next) {
     let now = draft.now;
     if !is_of(draft.status.applied.as_ref(), bundle, config) {
         draft.status.applied = Some(revision(bundle, config, now));
@@ -211,7 +204,7 @@ fn applied(
         return (Verdict::yes("ReconciliationSucceeded", text), after_sync);
     }
     let timeout = instance.spec.timeout.get().unwrap_or(Duration::from_secs(300));
-    let waited = now.0.duration_since(unhealthy_since(&draft.status, old)).unsigned_abs();
+    let waited = now.0.duration_since(unhealthy_since(&draft.status)).unsigned_abs();
     if is_failed || waited >= timeout {
         let text = if is_failed { text } else { format!("not healthy within {}: {text}", instance.spec.timeout.0) };
         draft.working("ProgressingWithRetry", &text);
@@ -235,15 +228,10 @@ fn sync_is_ready(draft: &mut Draft, assessment: &Assessment) -> bool {
 }
 
 /// The clock of the timeout starts with the change, or later when what was healthy stops being so.
-fn unhealthy_since(status: &FluxInstanceStatus, old: &FluxInstanceStatus) -> Timestamp {
+fn unhealthy_since(status: &FluxInstanceStatus) -> Timestamp {
     let attempted = status.attempted.as_ref().map(|r| r.at.0);
-    let was_healthy = find(&old.conditions, condition::CONTROLLERS_READY).is_some_and(|c| c.status == "True");
     let turned = find(&status.conditions, condition::CONTROLLERS_READY).map(|c| c.last_transition_time.0);
-    match (attempted, turned) {
-        (Some(attempted), Some(turned)) if was_healthy || turned > attempted => attempted.max(turned),
-        (Some(attempted), _) => attempted,
-        (None, turned) => turned.unwrap_or(Timestamp::UNIX_EPOCH),
-    }
+    attempted.max(turned).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// An event for a verdict that says something new. Progress is told when it begins, not here.
@@ -315,5 +303,171 @@ fn first(list: &[String]) -> String {
         [] => String::new(),
         [one] => one.clone(),
         [one, rest @ ..] => format!("{one} (and {} more)", rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::find;
+    use crate::cluster::ClusterError;
+    use crate::plan::Owner;
+    use crate::plan::health::Health;
+    use crate::render::Kind;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn instance() -> FluxInstance {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance",
+            "metadata": {"name": "a", "namespace": "b", "generation": 3},
+            "spec": {"timeout": "60s", "distribution": {"artifact": "oci://r.example/x", "version": "2.9.4"}},
+        }))
+        .unwrap()
+    }
+
+    fn bundle() -> BundleRef {
+        BundleRef { version: "2.9.4".to_owned(), digest: "sha256:b".to_owned() }
+    }
+
+    fn unhealthy(name: &str, health: Health) -> Vec<(ObjectKey, Health)> {
+        let kind = Kind {
+            group: "apps".into(),
+            version: "v1".into(),
+            kind: "Deployment".into(),
+            plural: "deployments".into(),
+            namespaced: true,
+        };
+        vec![(kind.key(Some("flux-system".to_owned()), name.to_owned()), health)]
+    }
+
+    fn run(assessment: Assessment) -> Run {
+        Run {
+            bundle: Some(bundle()),
+            config: Some("c".to_owned()),
+            applied: true,
+            assessment: Some(assessment),
+            ..Run::default()
+        }
+    }
+
+    /// The status of an instance whose change began at second 100.
+    fn begun() -> FluxInstanceStatus {
+        let plan = Plan {
+            owner: Owner { namespace: "b".into(), name: "a".into(), uid: "u".into() },
+            bundle: Some(bundle()),
+            config: "c".to_owned(),
+            steps: Vec::new(),
+            unchanged: 0,
+            intent: crate::plan::Inventory::default(),
+        };
+        begin(&FluxInstanceStatus::default(), Some(3), &Run::default(), &plan, &at(100)).unwrap()
+    }
+
+    fn line(status: &FluxInstanceStatus, type_: &str) -> String {
+        find(&status.conditions, type_).map(|c| format!("{} {}: {}", c.status, c.reason, c.message)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_change_is_said_before_its_first_effect_and_once() {
+        let status = begun();
+        assert_eq!(line(&status, "Ready"), "Unknown Progressing: applying 2.9.4: 0 unchanged");
+        assert_eq!(status.history[0].outcome, Outcome::Progressing);
+        assert_eq!(status.attempted.as_ref().unwrap().at, at(100));
+    }
+
+    #[test]
+    fn healthy_is_ready_and_last_good() {
+        let (status, words, next) = compose(&begun(), &instance(), &run(Assessment::default()), None, &at(105));
+        assert_eq!(line(&status, "Ready"), "True ReconciliationSucceeded: Flux 2.9.4 is installed and healthy");
+        assert_eq!(line(&status, "ControllersReady"), "True Healthy: CRDs are established and controllers available");
+        assert_eq!((status.last_good.unwrap().at, status.history[0].outcome), (at(105), Outcome::Succeeded));
+        assert_eq!(status.history[0].finished, Some(at(105)));
+        assert_eq!((words.len(), next), (1, Next::Interval));
+    }
+
+    #[test]
+    fn saying_the_same_again_changes_nothing_and_is_no_event() {
+        let (status, ..) = compose(&begun(), &instance(), &run(Assessment::default()), None, &at(105));
+        let (again, words, _) = compose(&status, &instance(), &run(Assessment::default()), None, &at(999));
+        assert_eq!(again, status);
+        assert_eq!(words, []);
+    }
+
+    #[test]
+    fn not_yet_becomes_failed_when_the_timeout_is_over_and_recovers() {
+        let waiting = || {
+            run(Assessment {
+                controllers: unhealthy("x", Health::InProgress("0 of 1 replicas available".into())),
+                ..Assessment::default()
+            })
+        };
+        let (status, words, next) = compose(&begun(), &instance(), &waiting(), None, &at(101));
+        assert_eq!(
+            line(&status, "Ready"),
+            "Unknown Progressing: waiting for Deployment flux-system/x: 0 of 1 replicas available"
+        );
+        assert_eq!((words.len(), next), (0, Next::Soon(WAITING)));
+        let (status, words, _) = compose(&status, &instance(), &waiting(), None, &at(162));
+        assert_eq!(
+            line(&status, "Ready"),
+            "False HealthCheckFailed: not healthy within 60s: Deployment flux-system/x: 0 of 1 replicas available"
+        );
+        assert_eq!((words[0].warning, status.history[0].outcome), (true, Outcome::Failed));
+        let (status, ..) = compose(&status, &instance(), &run(Assessment::default()), None, &at(200));
+        assert_eq!((line(&status, "Ready").starts_with("True"), status.history[0].outcome), (true, Outcome::Succeeded));
+    }
+
+    #[test]
+    fn the_timeout_of_what_was_healthy_starts_when_it_stops_being_so() {
+        let (status, ..) = compose(&begun(), &instance(), &run(Assessment::default()), None, &at(105));
+        let broken =
+            run(Assessment { controllers: unhealthy("x", Health::InProgress("gone".into())), ..Assessment::default() });
+        let (status, ..) = compose(&status, &instance(), &broken, None, &at(5000));
+        assert_eq!(line(&status, "Ready"), "Unknown Progressing: waiting for Deployment flux-system/x: gone");
+        let (status, ..) = compose(&status, &instance(), &broken, None, &at(5061));
+        assert!(line(&status, "Ready").starts_with("False HealthCheckFailed"));
+    }
+
+    #[test]
+    fn a_broken_source_never_reads_as_a_broken_flux() {
+        let assessment =
+            Assessment { sync: Some(unhealthy("git", Health::Failed("no such host".into()))), ..Assessment::default() };
+        let (status, ..) = compose(&begun(), &instance(), &run(assessment), None, &at(105));
+        assert!(line(&status, "Ready").starts_with("True"));
+        assert_eq!(line(&status, "SyncReady"), "False NotSynced: Deployment flux-system/git: no such host");
+    }
+
+    #[test]
+    fn failures_say_what_can_help() {
+        let (good, ..) = compose(&begun(), &instance(), &run(Assessment::default()), None, &at(105));
+        let gone = StepError::Cluster(ClusterError::Timeout(Duration::from_secs(15)));
+        let (status, words, next) = compose(&good, &instance(), &Run::default(), Some(&gone), &at(300));
+        assert_eq!(line(&status, "Reachable"), "False ClusterUnreachable: no answer from the API server within 15 s");
+        assert!(line(&status, "Ready").starts_with("False ClusterUnreachable"));
+        assert!(line(&status, "ControllersReady").starts_with("Unknown ClusterUnreachable"));
+        assert!(line(&status, "Stalled").starts_with("False"));
+        assert_eq!((words.len(), next), (1, Next::Backoff));
+        // What was installed stays known, and history does not blame the bundle.
+        assert_eq!((status.last_good, status.history[0].outcome), (good.last_good.clone(), Outcome::Succeeded));
+
+        let wrong = StepError::Spec("spec.x: no".to_owned());
+        let (status, _, next) = compose(&good, &instance(), &Run::default(), Some(&wrong), &at(300));
+        assert_eq!(line(&status, "Stalled"), "True InvalidSpec: spec.x: no");
+        assert!(line(&status, "Reconciling").starts_with("False"));
+        assert_eq!(next, Next::Interval);
+    }
+
+    #[test]
+    fn a_suspended_instance_keeps_its_last_word() {
+        let (good, ..) = compose(&begun(), &instance(), &run(Assessment::default()), None, &at(105));
+        let mut instance = instance();
+        instance.spec.suspend = true;
+        let (status, words, _) = compose(&good, &instance, &Run::default(), None, &at(300));
+        assert_eq!(line(&status, "Ready"), line(&good, "Ready"));
+        assert!(line(&status, "Reconciling").starts_with("False Suspended"));
+        assert_eq!(words, []);
     }
 }
