@@ -14,6 +14,9 @@ use crate::render::Bundle;
 /// Parsed bundles kept; a fleet in the middle of an upgrade uses two or three.
 const KEPT: usize = 8;
 
+/// Longer than any interval: a lookup that nobody has repeated for so long is for a spec that is no more.
+const FORGOTTEN: Duration = Duration::from_secs(48 * 3600);
+
 /// What a spec asks for.
 pub struct Request<'a> {
     /// `oci://HOST[:PORT]/PATH`.
@@ -45,7 +48,8 @@ struct Lookup {
 /// Lookups and bundles of this process.
 #[derive(Default)]
 pub struct Bundles {
-    lookups: Mutex<BTreeMap<(String, String), Lookup>>,
+    /// By repository, version and credentials: what one may see another may not.
+    lookups: Mutex<BTreeMap<(String, String, Credentials), Lookup>>,
     /// Newest use last.
     bundles: Mutex<VecDeque<(String, Arc<OnceCell<Resolved>>)>>,
 }
@@ -54,13 +58,14 @@ impl Bundles {
     /// Finds, pulls, checks and parses.
     pub async fn resolve(&self, request: &Request<'_>) -> Result<Resolved, ArtifactError> {
         let selector = Selector::parse(request.version)?;
-        let repository = Repository::new(request.artifact, request.insecure, request.credentials)?;
-        let digest = self.look_up(request, &selector, &repository).await?;
+        // A client costs memory and a millisecond (it loads trust roots): only where something is to be asked.
+        let repository = || Repository::new(request.artifact, request.insecure, request.credentials);
+        let digest = self.look_up(request, &selector, repository).await?;
 
         let cell = self.cell(&digest).await;
         // A second instance that wants the same digest waits here rather than pulling it again; others pass by.
         cell.get_or_try_init(|| async {
-            let archive = repository.pull(&digest).await?;
+            let archive = repository()?.pull(&digest).await?;
             let bundle = Bundle::parse(&unpack(&archive.bytes)?)
                 .map_err(|e| ArtifactError::Rejected(format!("{digest}: {e}")))?;
             let reference = BundleRef { version: bundle.version().to_string(), digest: digest.clone() };
@@ -86,19 +91,19 @@ impl Bundles {
         &self,
         request: &Request<'_>,
         selector: &Selector,
-        repository: &Repository,
+        repository: impl Fn() -> Result<Repository, ArtifactError>,
     ) -> Result<String, ArtifactError> {
         if let Selector::Digest(digest) = selector {
             return Ok(digest.clone());
         }
-        let id = (request.artifact.to_owned(), request.version.to_owned());
+        let id = (request.artifact.to_owned(), request.version.to_owned(), request.credentials.clone());
         let known = self.lookups.lock().await.get(&id).map(|l| (l.at.elapsed(), l.digest.clone()));
         if let Some((age, digest)) = &known
             && *age < request.max_age
         {
             return Ok(digest.clone());
         }
-        let digest = match find(selector, request.version, repository).await {
+        let digest = match find(selector, request.version, &repository()?).await {
             Ok(digest) => digest,
             // A registry that is away for a while changes nothing: what was chosen stays chosen.
             Err(error) if error.is_transient() => match known {
@@ -110,7 +115,9 @@ impl Bundles {
             },
             Err(error) => return Err(error),
         };
-        self.lookups.lock().await.insert(id, Lookup { at: Instant::now(), digest: digest.clone() });
+        let mut lookups = self.lookups.lock().await;
+        lookups.retain(|_, lookup| lookup.at.elapsed() < FORGOTTEN);
+        lookups.insert(id, Lookup { at: Instant::now(), digest: digest.clone() });
         Ok(digest)
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::ArtifactError;
 
 /// Credentials by registry and path.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Credentials(Vec<(String, String, String)>);
 
 impl Credentials {
