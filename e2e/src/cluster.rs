@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use nix::sys::signal::Signal;
@@ -99,11 +100,18 @@ fn secret() -> Result<String> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// A signing key for ServiceAccount tokens, in PEM.
-fn signing_key() -> Result<String> {
-    let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
-        .context("generate signing key")?;
-    Ok(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der.as_ref())))
+/// Makes the key pair of ServiceAccount tokens. The API server reads the public key from a private
+/// one only in older formats than this, so it gets a file of its own.
+fn make_signing_key(dir: &Path) -> Result<()> {
+    let pem = |label: &str, der: &[u8]| {
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
+    };
+    let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+    let der = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()).context("generate signing key")?;
+    let pair = EcdsaKeyPair::from_pkcs8(algorithm, der.as_ref()).context("read signing key")?;
+    let public: PublicKeyX509Der<'_> = pair.public_key().as_der().context("encode public key")?;
+    kubeconfig::write_private(&dir.join("sa.key"), &pem("PRIVATE KEY", der.as_ref()))?;
+    kubeconfig::write_private(&dir.join("sa.pub"), &pem("PUBLIC KEY", public.as_ref()))
 }
 
 fn modules(kind: Kind) -> &'static [Module] {
@@ -114,6 +122,11 @@ fn modules(kind: Kind) -> &'static [Module] {
             &[Module::Kubernetes, Module::SourceController, Module::KustomizeController, Module::NotificationController]
         }
     }
+}
+
+/// kube-controller-manager gives up on an API server that is not healthy after 10 s.
+fn is_worth_another_try(error: &str) -> bool {
+    error.contains("address already in use") || error.contains("failed to wait for apiserver being healthy")
 }
 
 fn wait<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -137,8 +150,8 @@ impl Cluster {
         for _ in 0..3 {
             match Self::try_start(options) {
                 Ok(cluster) => return Ok(cluster),
-                Err(e) if format!("{e:#}").contains("address already in use") => {
-                    say("a port was taken by another program; starting again");
+                Err(e) if is_worth_another_try(&format!("{e:#}")) => {
+                    say("a port was taken by another program, or the machine is too busy; starting again");
                     failure = Some(e);
                 }
                 Err(e) => return Err(e),
@@ -164,7 +177,7 @@ impl Cluster {
         let dir = dirs::run_dir("cluster")?;
         let path = dir.path();
         fs::write(path.join("audit-policy.json"), AUDIT_POLICY)?;
-        kubeconfig::write_private(&path.join("sa.key"), &signing_key()?)?;
+        make_signing_key(path)?;
         let mut tokens = vec![];
         for user in [ADMIN, "bed:controller-manager", "bed:scheduler", "bed:kwok", "bed:kubelet"] {
             tokens.push(Token { token: secret()?, user: user.into(), groups: vec!["system:masters".into()] });
@@ -532,7 +545,7 @@ fn api_launch(tools: &Tools, dir: &Path, kind: Kind, port: &Port, etcd: &Port) -
         "--bind-address=127.0.0.1",
         "--cert-dir=certs",
         "--service-account-issuer=https://kubernetes.default.svc",
-        "--service-account-key-file=sa.key",
+        "--service-account-key-file=sa.pub",
         "--service-account-signing-key-file=sa.key",
         "--token-auth-file=tokens.csv",
         "--authorization-mode=RBAC",

@@ -332,8 +332,12 @@ impl Worker {
             if arg.starts_with("--events-addr=") {
                 arg = format!("--events-addr=http://{}/", other("notification-controller", 9090));
             }
+            // One of them only: `data` itself is below /tmp.
             for (from, to) in [("=/data", &data), ("=/tmp", &tmp)] {
-                arg = arg.replacen(from, &format!("={}", to.display()), 1);
+                if arg.contains(from) {
+                    arg = arg.replacen(from, &format!("={}", to.display()), 1);
+                    break;
+                }
             }
             args.push(arg);
         }

@@ -58,7 +58,11 @@ struct Up {
 }
 
 fn print(text: &str) -> Result<()> {
-    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        // As in `bed status | head -1`.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn show(state: &State) -> Result<()> {
@@ -98,13 +102,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
             show(&bed::up(&up.kind, up.clusters, up.registry)?)?;
         }
         Action::Down => print(if bed::down()? { "down" } else { "nothing was up" })?,
-        Action::Status => match bed::current()? {
-            Some(state) => show(&state)?,
-            None => {
+        Action::Status => {
+            let Some(state) = bed::current()? else {
                 print("nothing is up")?;
                 return Ok(ExitCode::from(1));
-            }
-        },
+            };
+            show(&state)?;
+        }
         Action::Env => {
             let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };
             let folder = state.kubectl.parent().unwrap_or(Path::new("/"));

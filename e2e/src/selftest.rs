@@ -45,18 +45,14 @@ fn plain_knows_service_accounts_and_audits_them() {
     assert!(kubeconfig.contains("certificate-authority-data: "));
     let refused = on_its_own(&cluster, &kubeconfig, &["get", "configmaps", "-n", "audited"]);
     assert!(refused.unwrap_err().to_string().contains("Forbidden"));
+    cluster.kubectl(&["create", "role", "r", "-n", "audited", "--verb=list", "--resource=configmaps"]).unwrap();
     cluster
-        .kubectl(&[
-            "create",
-            "rolebinding",
-            "r",
-            "-n",
-            "audited",
-            "--clusterrole=view",
-            "--serviceaccount=audited:reader",
-        ])
+        .kubectl(&["create", "rolebinding", "r", "-n", "audited", "--role=r", "--serviceaccount=audited:reader"])
         .unwrap();
-    on_its_own(&cluster, &kubeconfig, &["get", "configmaps", "-n", "audited"]).unwrap();
+    // The authorizer learns of new bindings by a watch, so a moment later.
+    eventually("the binding counts", Duration::from_secs(3), || {
+        on_its_own(&cluster, &kubeconfig, &["get", "configmaps", "-n", "audited"]).is_ok()
+    });
 
     let user = "system:serviceaccount:audited:reader";
     let listed = |code: u16| {
@@ -190,6 +186,117 @@ fn registry_asks_for_its_password_and_restarts() {
     let pid = closed.pid().unwrap();
     drop(closed);
     assert!(!alive(pid));
+}
+
+/// Uploads one blob and returns its descriptor.
+fn push_blob(repository: &str, media_type: &str, content: &[u8]) -> serde_json::Value {
+    use std::fmt::Write as _;
+
+    use sha2::{Digest as _, Sha256};
+    let mut digest = String::from("sha256:");
+    for byte in Sha256::digest(content) {
+        write!(digest, "{byte:02x}").unwrap();
+    }
+    let opened = ureq::post(format!("{repository}/blobs/uploads/")).send_empty().unwrap();
+    let location = opened.headers()["location"].to_str().unwrap().to_owned();
+    let separator = if location.contains('?') { '&' } else { '?' };
+    ureq::put(format!("{location}{separator}digest={digest}")).send(content).unwrap();
+    serde_json::json!({"mediaType": media_type, "digest": digest, "size": content.len()})
+}
+
+/// Pushes a folder of manifests as `flux push artifact` would.
+fn push_artifact(registry: &Registry, name: &str, files: &std::path::Path) {
+    let tar = Command::new("tar").arg("-C").arg(files).args(["-cz", "."]).output().unwrap();
+    assert!(tar.status.success());
+    let repository = format!("http://{}/v2/{name}", registry.address());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": push_blob(&repository, "application/vnd.cncf.flux.config.v1+json", b"{}"),
+        "layers": [push_blob(&repository, "application/vnd.cncf.flux.content.v1.tar+gzip", &tar.stdout)],
+    });
+    ureq::put(format!("{repository}/manifests/latest"))
+        .header("content-type", "application/vnd.oci.image.manifest.v1+json")
+        .send(manifest.to_string())
+        .unwrap();
+}
+
+/// A controller as Flux's own manifests have it, as far as it matters to a kubelet.
+fn flux_controller(name: &str) -> serde_json::Value {
+    let mut args = vec!["--watch-all-namespaces=true", "--log-level=info", "--enable-leader-election"];
+    if name != "notification-controller" {
+        args.push("--events-addr=http://notification-controller.flux-system.svc.cluster.local./");
+    }
+    if name == "source-controller" {
+        args.push("--storage-path=/data");
+        args.push("--storage-adv-addr=source-controller.$(RUNTIME_NAMESPACE).svc.cluster.local.");
+    }
+    serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "flux-system"},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {
+                "serviceAccountName": name,
+                "containers": [{
+                    "name": "manager", "image": format!("registry.example/fluxcd/{name}:v1"), "args": args,
+                    "env": [{"name": "RUNTIME_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}],
+                    "ports": [{"name": "healthz", "containerPort": 9440}],
+                    "readinessProbe": {"httpGet": {"path": "/readyz", "port": "healthz"}},
+                }],
+            }},
+        },
+    })
+}
+
+#[test]
+fn real_controllers_reconcile_on_flux() {
+    let cluster = shared(Kind::Flux).unwrap();
+    let registry = Registry::start(&RegistryOptions::default()).unwrap();
+    let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../bundles/flux/2.9.4/crds");
+    cluster.kubectl(&["apply", "--server-side", "-f", crds]).unwrap();
+    let controllers = ["source-controller", "kustomize-controller", "notification-controller", "helm-controller"];
+    for name in controllers {
+        let account = format!("--serviceaccount=flux-system:{name}");
+        cluster.service_account("flux-system", name).unwrap();
+        cluster.kubectl(&["create", "clusterrolebinding", name, "--clusterrole=cluster-admin", &account]).unwrap();
+        let deployment = flux_controller(name).to_string();
+        cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &deployment).unwrap();
+    }
+    let wait = |what: &str, condition: &str| {
+        let condition = format!("--for=condition={condition}");
+        cluster.kubectl(&["-n", "flux-system", "wait", &condition, what, "--timeout=20s"]).unwrap();
+    };
+    for name in controllers {
+        wait(&format!("deploy/{name}"), "Available");
+    }
+
+    let files = tempfile::tempdir().unwrap();
+    let config_map = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "demo", "namespace": "default"}, "data": {"v": "one"},
+    });
+    std::fs::write(files.path().join("cm.yaml"), config_map.to_string()).unwrap();
+    push_artifact(&registry, "app", files.path());
+    let source = serde_json::json!({
+        "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "OCIRepository",
+        "metadata": {"name": "app", "namespace": "flux-system"},
+        "spec": {"url": format!("oci://{}/app", registry.address()), "ref": {"tag": "latest"}, "insecure": true,
+                 "interval": "10m"},
+    });
+    let sync = serde_json::json!({
+        "apiVersion": "kustomize.toolkit.fluxcd.io/v1", "kind": "Kustomization",
+        "metadata": {"name": "app", "namespace": "flux-system"},
+        "spec": {"sourceRef": {"kind": "OCIRepository", "name": "app"}, "path": "./", "prune": true, "interval": "10m"},
+    });
+    cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &source.to_string()).unwrap();
+    cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &sync.to_string()).unwrap();
+    wait("ocirepository/app", "Ready");
+    wait("kustomization/app", "Ready");
+    let value = cluster.kubectl(&["-n", "default", "get", "configmap", "demo", "-ojsonpath={.data.v}"]).unwrap();
+    assert_eq!(value, "one");
+
+    // A controller that ends, or goes away, is noticed.
+    let running = cluster.pids().len();
+    cluster.kubectl(&["-n", "flux-system", "delete", "deploy", "notification-controller"]).unwrap();
+    eventually("its process ends", Duration::from_secs(8), || cluster.pids().len() == running - 1);
 }
 
 /// Not a test of its own: the child process of the next one.

@@ -123,8 +123,8 @@ impl Spec {
             hash.update(format!("{package}={program}\n").as_bytes());
         }
         let hash = hash.finalize();
-        let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(dirs::tools()?.join(format!("{}-{hex}", self.name)))
+        let short = hash.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        Ok(dirs::tools()?.join(format!("{}-{short:016x}", self.name)))
     }
 
     fn programs(&self) -> String {

@@ -18,6 +18,14 @@ const SIZE_LIMIT: usize = 64 << 10;
 #[error("{0}")]
 pub struct KubeconfigRejected(String);
 
+impl KubeconfigRejected {
+    /// The data is where it belongs, but TLS cannot use it.
+    pub fn unusable(cause: &super::ClusterError) -> Self {
+        let text = cause.to_string();
+        Self(format!("the data cannot be used: {}", text.trim_start_matches("cannot reach the API server: ")))
+    }
+}
+
 fn reject<T>(text: impl Into<String>) -> Result<T, KubeconfigRejected> {
     Err(KubeconfigRejected(text.into()))
 }

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::StepError;
 use crate::api::KubeConfigRef;
-use crate::cluster::{Cluster, ClusterError, DEADLINE, Kubeconfig, connect};
+use crate::cluster::{Cluster, ClusterError, DEADLINE, Kubeconfig, KubeconfigRejected, connect};
 
 /// A connected cluster; the epoch changes when the client does.
 #[derive(Clone)]
@@ -34,12 +34,21 @@ pub struct Clusters {
     local: Mutex<Option<Connection>>,
     remote: Mutex<HashMap<(String, Option<String>), Known>>,
     epochs: AtomicU64,
+    /// How often a Secret was doubted: a doubt that comes while one is being read must not be lost.
+    doubts: AtomicU64,
 }
 
 impl Clusters {
     /// No connections yet; Secrets are read from `namespace` of the hub.
     pub fn new(hub: Client, namespace: String) -> Self {
-        Self { hub, namespace, local: Mutex::default(), remote: Mutex::default(), epochs: AtomicU64::default() }
+        Self {
+            hub,
+            namespace,
+            local: Mutex::default(),
+            remote: Mutex::default(),
+            epochs: AtomicU64::default(),
+            doubts: AtomicU64::default(),
+        }
     }
 
     /// The cluster an instance names.
@@ -68,12 +77,14 @@ impl Clusters {
         {
             return Ok(known.connection.clone());
         }
+        let doubts = self.doubts.load(Ordering::SeqCst);
+        let is_stale = || self.doubts.load(Ordering::SeqCst) != doubts;
         let secret = read_secret(&self.hub, &self.namespace, &secret_ref.name, "spec.kubeConfig.secretRef").await?;
         let secret_version = secret.metadata.resource_version.clone().unwrap_or_default();
         if let Some(known) = self.remote.lock().await.get_mut(&id)
             && known.secret_version == secret_version
         {
-            known.stale = false;
+            known.stale = is_stale();
             return Ok(known.connection.clone());
         }
         let data = secret.data.unwrap_or_default();
@@ -99,17 +110,23 @@ impl Clusters {
             key: key.clone(),
             cause,
         })?;
-        let client = connect(&kubeconfig.config())?;
+        let client = connect(&kubeconfig.config()).map_err(|error| StepError::Kubeconfig {
+            secret: secret_ref.name.clone(),
+            key: key.clone(),
+            cause: KubeconfigRejected::unusable(&error),
+        })?;
         let cluster = Cluster::identify(client, false).await?;
         let connection = Connection { cluster, epoch: self.next_epoch() };
-        let known = Known { secret_version, stale: false, connection: connection.clone() };
-        self.remote.lock().await.insert(id, known);
+        let mut remote = self.remote.lock().await;
+        let known = Known { secret_version, stale: is_stale(), connection: connection.clone() };
+        remote.insert(id, known);
         Ok(connection)
     }
 
     /// The Secret changed, or its credentials were refused: look at it again before the next use.
     pub async fn doubt(&self, secret: &str, refused: bool) {
         let mut remote = self.remote.lock().await;
+        self.doubts.fetch_add(1, Ordering::SeqCst);
         if refused {
             remote.retain(|(name, _), _| name != secret);
         } else {

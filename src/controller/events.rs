@@ -5,7 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource};
 
 use super::Ctx;
 use crate::api::{FluxInstance, condition};
@@ -25,13 +25,18 @@ pub(super) struct Word {
 /// Publishes; a failure to do so is logged and nothing else. kube's `Recorder` is not used: it merges events whose note
 /// changed into the first one (kube 5.0.0).
 pub(super) async fn publish(ctx: &Ctx, instance: &FluxInstance, words: Vec<Word>) {
-    let reference = ObjectReference { ..instance.object_ref(&()) };
+    about(ctx, &instance.object_ref(&()), words).await;
+}
+
+/// The same about an object that may not even be readable.
+pub(super) async fn about(ctx: &Ctx, reference: &ObjectReference, words: Vec<Word>) {
+    let name = reference.name.as_deref().unwrap_or_default();
     let events = Api::<Event>::namespaced(ctx.hub.clone(), &ctx.namespace);
     for word in words {
         let now = Timestamp::now();
         let event = Event {
             metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", instance.name_any(), now.as_nanosecond())),
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
                 namespace: Some(ctx.namespace.clone()),
                 ..ObjectMeta::default()
             },

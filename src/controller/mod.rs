@@ -28,6 +28,7 @@ use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus};
 use crate::bundle::Bundles;
 use crate::cluster::{Cluster, InventoryStore, Mirror};
 use crate::plan::{BundleRef, CRD, Owner, Plan, stage_of};
+use crate::render::ObjectKey;
 use crate::telemetry::Metrics;
 
 pub use clusters::Clusters;
@@ -72,6 +73,8 @@ pub struct Memory {
     /// Our own last status write, which the watch may not have shown yet.
     status: Option<(u64, FluxInstanceStatus)>,
     failures: u32,
+    /// What was last said to be kept on purpose.
+    kept: Vec<ObjectKey>,
 }
 
 impl Memory {
@@ -135,7 +138,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     if instance.metadata.deletion_timestamp.is_some() {
         let gone = remove::remove(&ctx, &instance, &mut memory).await;
         let action = report::removal(&ctx, &instance, &mut memory, &gone).await;
-        if matches!(gone, Ok(remove::Removal::Done(_))) {
+        if matches!(gone, Ok(remove::Removal::Done)) {
             drop(memory);
             ctx.forget(&uid);
         }

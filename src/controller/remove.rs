@@ -1,16 +1,15 @@
 //! The other way round: what happens to a cluster when its instance is deleted.
 
 use super::execute::execute;
-use super::{Ctx, Memory, StepError, observe, owner_of};
+use super::{Ctx, Memory, StepError, observe, owner_of, report};
 use crate::api::{DeletionPolicy, FLUX_NAMESPACE, FluxInstance};
 use crate::plan::{Inventory, removal};
-use crate::render::ObjectKey;
 
 /// How far it came.
 #[derive(Debug)]
 pub(super) enum Removal {
-    /// The finalizer can go. What was kept on purpose, and why.
-    Done(Vec<(ObjectKey, &'static str)>),
+    /// The finalizer can go.
+    Done,
     /// Objects are on their way out.
     Waiting(String),
 }
@@ -23,7 +22,7 @@ pub(super) async fn remove(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memo
             if let Err(error) = release(ctx, instance, memory).await {
                 tracing::warn!(%error, "the inventory could not be handed over; the installation stays as it is");
             }
-            Ok(Removal::Done(Vec::new()))
+            Ok(Removal::Done)
         }
         DeletionPolicy::Uninstall => uninstall(ctx, instance, memory).await,
     }
@@ -46,16 +45,18 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
     let mut store = match observe::inventory(&cluster, &owner, memory).await {
         Ok(store) => store,
         // Another instance has it: nothing there is ours.
-        Err(StepError::Claimed { .. }) => return Ok(Removal::Done(Vec::new())),
+        Err(StepError::Claimed { .. }) => return Ok(Removal::Done),
         Err(error) => return Err(error),
     };
     if store.inventory.owner.is_none() {
-        return Ok(Removal::Done(Vec::new()));
+        return Ok(Removal::Done);
     }
     // Never from the mirror: a deletion wants to have seen the present.
     let observed = observe::live(&cluster, &store, None).await?;
     let plan = removal(&owner, &observed);
     let executed = execute(&cluster, &plan, &mut store).await?;
+    // Now: when the namespace is gone, so is the inventory that knows of it.
+    report::say_kept(ctx, instance, memory, &executed.kept).await;
     if let [first, rest @ ..] = executed.going.as_slice() {
         return Ok(Removal::Waiting(match rest.len() {
             0 => format!("waiting for {first} to be gone"),
@@ -68,5 +69,5 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
         let left = Inventory { owner: None, ..store.inventory.clone() };
         store.save(&cluster, FLUX_NAMESPACE, &left).await?;
     }
-    Ok(Removal::Done(executed.kept))
+    Ok(Removal::Done)
 }

@@ -32,6 +32,13 @@ pub fn health(object: &Value) -> Health {
     if let (Some(generation), Some(seen)) = (generation, object["status"]["observedGeneration"].as_i64())
         && seen < generation
     {
+        // Flux moves its observedGeneration only with success; until then the condition tells which generation it is about.
+        let ready = object["status"]["conditions"].as_array().and_then(|c| c.iter().find(|c| c["type"] == "Ready"));
+        if ready.is_some_and(|c| c["observedGeneration"] == generation)
+            && let Some(("False", reason, message)) = condition(object, "Ready")
+        {
+            return Health::InProgress(format!("{reason}: {message}"));
+        }
         return Health::InProgress("its controller has not seen the newest change yet".to_owned());
     }
     match object["kind"].as_str().unwrap_or_default() {
@@ -150,6 +157,10 @@ mod tests {
             ),
             (
                 json!({"kind": "Kustomization", "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "R", "message": "m"}]}}),
+                waiting("R: m"),
+            ),
+            (
+                json!({"kind": "OCIRepository", "metadata": {"generation": 2}, "status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "False", "reason": "R", "message": "m", "observedGeneration": 2}]}}),
                 waiting("R: m"),
             ),
             (

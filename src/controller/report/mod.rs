@@ -5,6 +5,7 @@ mod status;
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -14,13 +15,14 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use self::status::{Next, begin, compose, effects, kept};
-use super::events::{Word, publish};
+use super::events::{Word, about, publish};
 use super::remove::Removal;
 use super::{Ctx, FINALIZER, Memory, Run, StepError};
 use crate::api::condition::{self, Verdict, find, set};
 use crate::api::{FluxInstance, FluxInstanceStatus};
 use crate::cluster::{ClusterError, DEADLINE};
 use crate::plan::Plan;
+use crate::render::ObjectKey;
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_LAST: Duration = Duration::from_secs(300);
@@ -95,6 +97,9 @@ pub(super) async fn report(
         return Action::requeue(backoff(memory));
     }
     publish(ctx, instance, words).await;
+    if run.applied {
+        say_kept(ctx, instance, memory, &run.executed.kept).await;
+    }
     match next {
         Next::Interval => {
             memory.failures = 0;
@@ -105,6 +110,20 @@ pub(super) async fn report(
             Action::requeue(pause)
         }
         Next::Backoff => Action::requeue(backoff(memory)),
+    }
+}
+
+/// Says what was left on purpose, once for as long as it stays the same.
+pub(super) async fn say_kept(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    memory: &mut Memory,
+    list: &[(ObjectKey, &'static str)],
+) {
+    let keys: Vec<ObjectKey> = list.iter().map(|(key, _)| key.clone()).collect();
+    if memory.kept != keys {
+        memory.kept = keys;
+        publish(ctx, instance, kept(list).into_iter().collect()).await;
     }
 }
 
@@ -135,11 +154,8 @@ pub(super) async fn removal(
     let old = instance.status.clone().unwrap_or_default();
     let mut status = old.clone();
     let (verdict, pause) = match removal {
-        Ok(Removal::Done(kept_objects)) => {
+        Ok(Removal::Done) => {
             ctx.metrics.forget(&instance.name_any());
-            if let Some(word) = kept(kept_objects) {
-                publish(ctx, instance, vec![word]).await;
-            }
             let rest = instance.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
             return match patch_finalizers(ctx, instance, rest).await {
                 Ok(()) | Err(StepError::Cluster(ClusterError::NotFound(_))) => Action::await_change(),
@@ -187,14 +203,32 @@ pub(super) async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
     let now = Time(Timestamp::now());
     let generation = invalid.metadata.generation;
     set(&mut conditions, condition::READY, Verdict::no("InvalidSpec", &text), generation, &now);
-    set(&mut conditions, condition::STALLED, Verdict::yes("InvalidSpec", text), generation, &now);
+    set(&mut conditions, condition::STALLED, Verdict::yes("InvalidSpec", &text), generation, &now);
     let api = Api::<kube::api::DynamicObject>::namespaced_with(
         ctx.hub.clone(),
         &ctx.namespace,
         &kube::api::ApiResource::erase::<FluxInstance>(&()),
     );
     let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
-    let _ = tokio::time::timeout(DEADLINE, api.patch_status(&name, &PatchParams::default(), &patch)).await;
+    let sent = tokio::time::timeout(DEADLINE, api.patch_status(&name, &PatchParams::default(), &patch)).await;
+    let error = match sent {
+        Ok(Ok(_)) => return Action::await_change(),
+        Ok(Err(error)) => ClusterError::from(error),
+        Err(_) => ClusterError::Timeout(DEADLINE),
+    };
+    if error.is_transient() {
+        return Action::requeue(BACKOFF_FIRST * 10);
+    }
+    // The server evaluates its rules on the whole object and may refuse even a status: an event is always possible.
+    let reference = ObjectReference {
+        api_version: Some(FluxInstance::api_version(&()).into_owned()),
+        kind: Some(FluxInstance::kind(&()).into_owned()),
+        namespace: invalid.metadata.namespace.clone(),
+        name: invalid.metadata.name.clone(),
+        uid: invalid.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    about(ctx, &reference, vec![Word { warning: true, reason: "InvalidSpec", note: text }]).await;
     Action::await_change()
 }
 

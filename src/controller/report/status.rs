@@ -145,6 +145,8 @@ pub(super) fn compose(
             _ => return (draft.status, Vec::new(), Next::Interval),
         },
     };
+    // What is on its way out may be of a kind that no watch tells of.
+    let next = if next == Next::Interval && !run.executed.going.is_empty() { Next::Soon(WAITING) } else { next };
     let words = news(old, &ready);
     finish_history(&mut draft.status, run, &ready, now);
     draft.say(condition::READY, ready);
@@ -263,7 +265,7 @@ fn finish_history(status: &mut FluxInstanceStatus, run: &Run, ready: &Verdict, n
     }
 }
 
-/// What was repaired, pruned or kept, said once.
+/// What was repaired or pruned, said once.
 pub(super) fn effects(run: &Run) -> Vec<Word> {
     let mut words = Vec::new();
     let is_repair = run.plan.as_ref().is_some_and(|plan| plan.unchanged > 0);
@@ -288,7 +290,6 @@ pub(super) fn effects(run: &Run) -> Vec<Word> {
     if !deleted.is_empty() {
         words.push(Word { warning: false, reason: "Pruned", note: format!("deleted {}", first(&deleted)) });
     }
-    words.extend(kept(&run.executed.kept));
     words
 }
 

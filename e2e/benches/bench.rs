@@ -1,0 +1,284 @@
+//! `make bench`: what Headwater costs, beside a bare client that applies the same objects to the same kind of API server.
+//! Prints a table; `BENCHMARKS.md` keeps one. Nothing here passes or fails: figures are for people.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a measurement that breaks should say so")]
+
+// One harness for scenarios and measurements; this uses a part of it.
+#[allow(unused)]
+#[path = "../tests/scenarios/harness.rs"]
+mod harness;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use headwater::cluster::{Cluster, IN_FLIGHT, Kubeconfig, connect};
+use headwater::plan::Desired;
+use headwater::render::{Bundle, Settings, render, source};
+use headwater_e2e::Kind;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use harness::{NEW, OPERATOR, Site, Tenant, block_on, crd, eventually, in_repository, spec, world};
+
+/// Fresh clusters per figure that is a time.
+const RUNS: usize = 5;
+/// Passes over which processor time is taken: the kernel counts it in hundredths of a second.
+const PASSES: u32 = 300;
+/// How long a settled operator is watched.
+const REST: Duration = Duration::from_secs(120);
+
+fn main() {
+    world();
+    let mut ours = Vec::new();
+    let mut bare = Vec::new();
+    for run in 1..=RUNS {
+        eprintln!("run {run} of {RUNS}");
+        bare.push(bare_install());
+        ours.push(install());
+    }
+    let still = at_rest();
+    print(&bare, &ours, &still);
+}
+
+/// Milliseconds from the start.
+struct Times {
+    applied: f64,
+    established: f64,
+    ready: f64,
+    requests: usize,
+    writes: usize,
+}
+
+fn definitions(site: &Site) -> bool {
+    let list = site.must_get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?labelSelector=headwater.dev/installation");
+    let items = list["items"].as_array().unwrap();
+    let is_established = |item: &Value| {
+        let conditions = item["status"]["conditions"].as_array();
+        conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Established" && c["status"] == "True"))
+    };
+    items.len() == 11 && items.iter().all(is_established)
+}
+
+fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+/// The floor: the same bytes over the same transport, the namespace first, the rest eight at a time in one heap.
+fn bare_install() -> Times {
+    let site = Site::start(Kind::Plain);
+    let files = headwater::bundle::read_folder(Path::new(&in_repository("bundles/flux"))).unwrap();
+    let bundle = Bundle::parse(&source::compose(&files, NEW).unwrap()).unwrap();
+    let labels = [("headwater.dev/installation".to_owned(), "flux-system".to_owned())];
+    let settings = Settings {
+        namespace: "flux-system".to_owned(),
+        registry: "ghcr.io/fluxcd".to_owned(),
+        owner_labels: labels.into(),
+        ..Settings::default()
+    };
+    let mut objects: Vec<Desired> = render(&bundle, &settings)
+        .unwrap()
+        .iter()
+        .map(|o| Desired::new(o, bundle.kind_of(o).unwrap()))
+        .collect();
+    objects.sort_by_key(|o| o.key.kind != "Namespace");
+    let config = Kubeconfig::parse(site.for_operator().as_bytes()).unwrap().config();
+    let start = Instant::now();
+    block_on(async {
+        let cluster = Cluster::identify(connect(&config).unwrap(), false).await.unwrap();
+        cluster.apply(&objects[0]).await.unwrap();
+        let cluster = Arc::new(cluster);
+        let writes = objects[1..].iter().map(|object| {
+            let cluster = Arc::clone(&cluster);
+            async move { cluster.apply(object).await.unwrap() }
+        });
+        let done: Vec<_> = futures_util::stream::iter(writes).buffer_unordered(IN_FLIGHT).collect().await;
+        assert_eq!(done.len() + 1, objects.len());
+    });
+    let applied = millis(start);
+    while !definitions(&site) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Times { applied, established: millis(start), ready: f64::NAN, requests: objects.len() + 2, writes: objects.len() }
+}
+
+/// From the creation of a `FluxInstance` on a hub with nodes, by an operator that waits for one.
+fn install() -> Times {
+    let hub = Site::hub(Kind::Full);
+    let tenant = Tenant::new(&hub, "headwater-system");
+    let mark = hub.audit_mark();
+    let start = Instant::now();
+    let mut wanted = spec(NEW);
+    wanted["wait"] = json!(true);
+    tenant.create("flux", &wanted);
+    let mut established = None;
+    let ready = loop {
+        if established.is_none() && definitions(&hub) {
+            established = Some(millis(start));
+        }
+        if hub.must_get(&tenant.path("flux"))["status"]["lastGood"].is_object() {
+            break millis(start);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let asked = hub.asked(mark);
+    let writes = asked.iter().filter(|e| e.writes()).count();
+    Times { applied: applied(&hub), established: established.unwrap_or(ready), ready, requests: asked.len(), writes }
+}
+
+/// By the API server's own clock: from the arrival of the instance to the answer to the last object.
+fn applied(hub: &Site) -> f64 {
+    let log = std::fs::read_to_string(hub.audit_path()).unwrap();
+    let time = |event: &Value, field: &str| event[field].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let (mut begin, mut end) = (None, None);
+    for event in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        if event["stage"] != "ResponseComplete" {
+            continue;
+        }
+        let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
+        if resource == "fluxinstances" && event["verb"] == "create" {
+            begin = Some(time(&event, "requestReceivedTimestamp"));
+        } else if event["user"]["username"] == OPERATOR && event["verb"] == "patch" && resource != "fluxinstances" {
+            end = end.max(Some(time(&event, "stageTimestamp")));
+        }
+    }
+    end.unwrap().duration_since(begin.unwrap()).as_secs_f64() * 1000.0
+}
+
+/// What an operator is like when nothing happens.
+struct Still {
+    resident_start: Memory,
+    resident_one: Memory,
+    resident_three: Memory,
+    requests_per_minute: f64,
+    writes_per_minute: f64,
+    cpu_per_pass: f64,
+    requests_per_pass: f64,
+    writes_per_pass: usize,
+}
+
+/// Megabytes: all, what is the process's own, and the most there ever was.
+struct Memory {
+    resident: f64,
+    own: f64,
+    peak: f64,
+}
+
+fn memory(pid: u32) -> Memory {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = text.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    };
+    Memory { resident: field("VmRSS:"), own: field("RssAnon:"), peak: field("VmHWM:") }
+}
+
+/// User and system time of a process.
+fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+/// The operator of a namespace, by its command line.
+fn operator_of(namespace: &str) -> u32 {
+    let wanted = format!("operator\0--namespace\0{namespace}\0");
+    let of = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        line.contains(&wanted).then_some(pid)
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(of).unwrap()
+}
+
+fn at_rest() -> Still {
+    eprintln!("one instance at rest, three instances at rest");
+    let hub = Site::hub(Kind::Full);
+    let tenant = Tenant::new(&hub, "bench");
+    let pid = operator_of("bench");
+    let resident_start = memory(pid);
+    tenant.create("hub", &spec(NEW));
+    tenant.ready("hub");
+    eventually("the CRDs are there", 40, || hub.get(&crd("buckets.source.toolkit.fluxcd.io")).ok_or(String::new()));
+    // The last events of the installation and connections that are not used any more.
+    std::thread::sleep(Duration::from_secs(20));
+    let mark = hub.audit_mark();
+    std::thread::sleep(REST);
+    let events = hub.settled(mark);
+    let asked: Vec<_> = events.iter().filter(|e| e.user == OPERATOR).collect();
+    let minutes = REST.as_secs_f64() / 60.0;
+    let resident_one = memory(pid);
+
+    let mark = hub.audit_mark();
+    let (passes, before) = (tenant.passes("hub"), cpu(pid));
+    for _ in 0..PASSES {
+        tenant.poke("hub");
+    }
+    let (passes, spent) = (tenant.passes("hub") - passes, cpu(pid) - before);
+    let during = hub.asked(mark);
+
+    for (name, target) in [("one", Site::start(Kind::Plain)), ("two", Site::start(Kind::Plain))].iter() {
+        tenant.installed(name, target, NEW);
+        std::mem::forget(target);
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    #[allow(clippy::cast_precision_loss)]
+    let count = |n: usize| n as f64;
+    Still {
+        resident_start,
+        resident_one,
+        resident_three: memory(pid),
+        requests_per_minute: count(asked.len()) / minutes,
+        writes_per_minute: count(asked.iter().filter(|e| e.writes()).count()) / minutes,
+        cpu_per_pass: spent.as_secs_f64() * 1000.0 / count(usize::try_from(passes).unwrap()),
+        requests_per_pass: count(during.len()) / count(usize::try_from(passes).unwrap()),
+        writes_per_pass: during.iter().filter(|e| e.writes()).count(),
+    }
+}
+
+fn median(all: &[Times], figure: impl Fn(&Times) -> f64) -> f64 {
+    let mut figures: Vec<f64> = all.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn print(bare: &[Times], ours: &[Times], still: &Still) {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown").trim_matches([':', '\t', ' ']);
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let size = std::fs::metadata(&world().binary).unwrap().len();
+    println!("Machine: {model}, {cores} cores. Kubernetes 1.36.3, Flux {NEW}, 32 objects, loopback; client, API server, etcd");
+    println!("and nodes share the cores. Times are medians of {RUNS} runs, each on a fresh cluster.\n");
+    println!("| figure | Headwater | bare client | ratio | aim |\n|---|---|---|---|---|");
+    let row = |name: &str, figure: &dyn Fn(&Times) -> f64, aim: &str| {
+        let (a, b) = (median(ours, figure), median(bare, figure));
+        if b.is_nan() {
+            println!("| {name} | {a:.0} ms | - | - | {aim} |");
+        } else {
+            println!("| {name} | {a:.0} ms | {b:.0} ms | {:.2} | {aim} |", a / b);
+        }
+    };
+    row("created to all objects applied", &|t| t.applied, "500 ms");
+    row("created to CRDs established", &|t| t.established, "700 ms");
+    row("created to Ready", &|t| t.ready, "");
+    let last = &ours[ours.len() - 1];
+    println!("| requests per install | {} | {} | | |", last.requests, bare[0].requests);
+    println!("| of these writes | {} | {} | | |", last.writes, bare[0].writes);
+    println!("| requests per pass without a change | {:.2} | | | 0 |", still.requests_per_pass);
+    println!("| writes in {PASSES} passes without a change | {} | | | 0 |", still.writes_per_pass);
+    println!("| our CPU per pass without a change | {:.2} ms | | | 1 ms |", still.cpu_per_pass);
+    println!("| requests per minute at rest | {:.1} | | | 10 |", still.requests_per_minute);
+    println!("| writes per minute at rest | {:.1} | | | 0 |", still.writes_per_minute);
+    let memory = |name: &str, m: &Memory, aim: &str| {
+        println!("| {name} | {:.1} MB ({:.1} MB private) | | | {aim} |", m.resident, m.own);
+    };
+    memory("resident at start", &still.resident_start, "");
+    memory("resident at rest, 1 instance", &still.resident_one, "12 MB");
+    memory("resident at rest, 3 instances", &still.resident_three, "12 MB");
+    println!("| peak resident | {:.1} MB | | | 24 MB |", still.resident_three.peak);
+    #[allow(clippy::cast_precision_loss)]
+    let megabytes = size as f64 / 1e6;
+    println!("| binary | {megabytes:.1} MB | | | |");
+}

@@ -1,0 +1,22 @@
+//! Scenarios: the real binary against real API servers and a real registry. Each says in its first line what it proves,
+//! and looks at nothing but what a user or the API server's audit log can see.
+//!
+//! They run side by side. Needs `cargo build --bin headwater` before.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::too_many_lines,
+    reason = "a test ends with a panic and says why; a scenario is told from beginning to end"
+)]
+
+mod bad_input;
+mod cli;
+mod drift;
+mod failure;
+mod harness;
+mod lifecycle;
+mod rbac;
+mod remove;
+mod sync;
