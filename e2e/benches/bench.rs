@@ -1,7 +1,13 @@
 //! `make bench`: what Headwater costs, beside a bare client that applies the same objects to the same kind of API server.
 //! Prints a table; `BENCHMARKS.md` keeps one. Nothing here passes or fails: figures are for people.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a measurement that breaks should say so")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement that breaks should say so"
+)]
 
 // One harness for scenarios and measurements; this uses a part of it.
 #[allow(unused)]
@@ -52,7 +58,8 @@ struct Times {
 }
 
 fn definitions(site: &Site) -> bool {
-    let list = site.must_get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?labelSelector=headwater.dev/installation");
+    let list = site
+        .must_get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?labelSelector=headwater.dev/installation");
     let items = list["items"].as_array().unwrap();
     let is_established = |item: &Value| {
         let conditions = item["status"]["conditions"].as_array();
@@ -77,11 +84,8 @@ fn bare_install() -> Times {
         owner_labels: labels.into(),
         ..Settings::default()
     };
-    let mut objects: Vec<Desired> = render(&bundle, &settings)
-        .unwrap()
-        .iter()
-        .map(|o| Desired::new(o, bundle.kind_of(o).unwrap()))
-        .collect();
+    let mut objects: Vec<Desired> =
+        render(&bundle, &settings).unwrap().iter().map(|o| Desired::new(o, bundle.kind_of(o).unwrap())).collect();
     objects.sort_by_key(|o| o.key.kind != "Namespace");
     let config = Kubeconfig::parse(site.for_operator().as_bytes()).unwrap().config();
     let start = Instant::now();
@@ -216,12 +220,12 @@ fn at_rest() -> Still {
     for _ in 0..PASSES {
         tenant.poke("hub");
     }
-    let (passes, spent) = (tenant.passes("hub") - passes, cpu(pid) - before);
+    let (passes, spent) = (tenant.passes("hub") - passes, cpu(pid).saturating_sub(before));
     let during = hub.asked(mark);
 
-    for (name, target) in [("one", Site::start(Kind::Plain)), ("two", Site::start(Kind::Plain))].iter() {
+    let targets = Site::start_many(Kind::Plain, 2);
+    for (name, target) in ["one", "two"].iter().zip(&targets) {
         tenant.installed(name, target, NEW);
-        std::mem::forget(target);
     }
     std::thread::sleep(Duration::from_secs(5));
     #[allow(clippy::cast_precision_loss)]
@@ -246,10 +250,13 @@ fn median(all: &[Times], figure: impl Fn(&Times) -> f64) -> f64 {
 
 fn print(bare: &[Times], ours: &[Times], still: &Still) {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown").trim_matches([':', '\t', ' ']);
+    let model =
+        cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown").trim_matches([':', '\t', ' ']);
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let size = std::fs::metadata(&world().binary).unwrap().len();
-    println!("Machine: {model}, {cores} cores. Kubernetes 1.36.3, Flux {NEW}, 32 objects, loopback; client, API server, etcd");
+    println!(
+        "Machine: {model}, {cores} cores. Kubernetes 1.36.3, Flux {NEW}, 32 objects, loopback; client, API server, etcd"
+    );
     println!("and nodes share the cores. Times are medians of {RUNS} runs, each on a fresh cluster.\n");
     println!("| figure | Headwater | bare client | ratio | aim |\n|---|---|---|---|---|");
     let row = |name: &str, figure: &dyn Fn(&Times) -> f64, aim: &str| {

@@ -40,6 +40,15 @@ pub struct Resolved {
     pub bundle: Arc<Bundle>,
 }
 
+/// What one may see another may not, so how a question was asked is part of it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct LookupId {
+    artifact: String,
+    version: String,
+    insecure: bool,
+    credentials: Credentials,
+}
+
 struct Lookup {
     at: Instant,
     digest: String,
@@ -48,8 +57,7 @@ struct Lookup {
 /// Lookups and bundles of this process.
 #[derive(Default)]
 pub struct Bundles {
-    /// By repository, version and credentials: what one may see another may not.
-    lookups: Mutex<BTreeMap<(String, String, Credentials), Lookup>>,
+    lookups: Mutex<BTreeMap<LookupId, Lookup>>,
     /// Newest use last.
     bundles: Mutex<VecDeque<(String, Arc<OnceCell<Resolved>>)>>,
 }
@@ -96,7 +104,12 @@ impl Bundles {
         if let Selector::Digest(digest) = selector {
             return Ok(digest.clone());
         }
-        let id = (request.artifact.to_owned(), request.version.to_owned(), request.credentials.clone());
+        let id = LookupId {
+            artifact: request.artifact.to_owned(),
+            version: request.version.to_owned(),
+            insecure: request.insecure,
+            credentials: request.credentials.clone(),
+        };
         let known = self.lookups.lock().await.get(&id).map(|l| (l.at.elapsed(), l.digest.clone()));
         if let Some((age, digest)) = &known
             && *age < request.max_age

@@ -269,7 +269,7 @@ impl Site {
     }
 
     /// Merge patch, as `kubectl patch` and `kubectl label` do it.
-    pub(crate) fn merge(&self, path: &str, change: patch: &ValueValue) -> Value {
+    pub(crate) fn merge(&self, path: &str, change: &Value) -> Value {
         self.request("PATCH", path, Some(("application/merge-patch+json", change))).unwrap()
     }
 

@@ -48,9 +48,10 @@ fn installed_flux_syncs() {
     tenant.patch("flux", &json!({"spec": {"sync": {"ref": "latest"}}}));
     tenant.wait("flux", "SyncReady", 60, |c| c.status == "True");
 
-    // Without sync its objects go, and with them what they brought.
+    // Without sync its objects go, and nothing that they brought.
     tenant.patch("flux", &json!({"spec": {"sync": null}}));
     eventually("the Kustomization is gone", SOON, || holds(hub.get(kustomization).is_none(), hub.get(kustomization)));
+    assert!(hub.get("/api/v1/namespaces/default/configmaps/synced").is_some(), "what was synced stays");
     eventually("SyncReady is gone", SOON, || {
         let left = tenant.condition("flux", "SyncReady");
         holds(left.is_none(), left)
