@@ -74,9 +74,9 @@ until_ready() { # VERSION GO NAME...
     IFS='|' read -r name ready at generation observed message <<<"$line"
     [ -n "${missing[$name]:-}" ] || continue
     [ -n "$ready" ] || continue
-    if [ "${last[$name]:-}" != "$line" ]; then
+    if [ "${last[$name]:-}" != "$ready|$at|$message" ]; then
       printf '  %s  %-4s Ready=%-7s %-6s %s\n' "$(since "$started")" "$name" "$ready" "$at" "$message"
-      last[$name]=$line
+      last[$name]="$ready|$at|$message"
     fi
     if [ "$ready" = True ] && [ "$at" = "$version" ] && [ "$generation" = "$observed" ]; then unset "missing[$name]"; fi
   done
@@ -135,8 +135,8 @@ begin_built=$SECONDS
 work=$(mktemp -d)
 heading 'Three clusters and a registry'
 bed_is_ours=1
-# Not to be cut off half-way by Ctrl-C: what has started must be known to be ended.
-(trap '' INT TERM HUP; exec "$BED" up --clusters 3 --kind full --registry) >"$work/bed.txt" || { cat "$work/bed.txt"; fail 'the clusters did not start'; }
+# Not to be cut off half-way by Ctrl-C: what has started must be known to be ended. SIGTERM stays as it is: it ends the bed.
+(trap '' INT HUP; exec "$BED" up --clusters 3 --kind full --registry) >"$work/bed.txt" || { cat "$work/bed.txt"; fail 'the clusters did not start'; }
 KUBECTL=$(sed -n 's/^kubectl: *//p' "$work/bed.txt")
 REGISTRY=$(sed -n 's/^registry: *\([^ ]*\).*/\1/p' "$work/bed.txt")
 mapfile -t files < <(sed -n 's/^ *kubeconfig: *//p' "$work/bed.txt")

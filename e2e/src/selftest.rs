@@ -299,13 +299,13 @@ fn real_controllers_reconcile_on_flux() {
     eventually("its process ends", Duration::from_secs(8), || cluster.pids().len() == running - 1);
 }
 
-/// Not a test of its own: the child process of the next one.
+/// The child process of the next test, which names a file for it; without one there is nothing to do.
 #[test]
-#[ignore = "runs until it is killed"]
 fn victim() {
+    let Ok(report) = std::env::var("BED_VICTIM") else { return };
     let cluster = Cluster::start(&Options::new(Kind::Plain)).unwrap();
     let seen = serde_json::json!({"pids": cluster.pids(), "dir": cluster.dir()});
-    std::fs::write(std::env::var("BED_VICTIM").unwrap(), seen.to_string()).unwrap();
+    std::fs::write(report, seen.to_string()).unwrap();
     std::thread::park();
 }
 
@@ -314,7 +314,7 @@ fn nothing_outlives_a_killed_test() {
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report");
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "selftest::victim", "--ignored"])
+        .args(["--exact", "selftest::victim"])
         .env("BED_VICTIM", &report)
         .stdout(Stdio::null())
         .spawn()
