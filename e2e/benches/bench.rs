@@ -186,13 +186,16 @@ fn cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// The operator of a namespace, by its command line.
+/// Our operator of a namespace, by its command line.
 fn operator_of(namespace: &str) -> u32 {
     let wanted = format!("operator\0--namespace\0{namespace}\0");
+    let us = std::process::id().to_string();
     let of = |entry: std::fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
         let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        line.contains(&wanted).then_some(pid)
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent = stat.rsplit(") ").next()?.split_whitespace().nth(1)?;
+        (line.contains(&wanted) && parent == us).then_some(pid)
     };
     std::fs::read_dir("/proc").unwrap().flatten().find_map(of).unwrap()
 }

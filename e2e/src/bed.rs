@@ -182,7 +182,11 @@ pub fn down() -> Result<bool> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while alive(state.supervisor) || pids.iter().any(|&pid| alive(pid)) {
         if Instant::now() > deadline {
-            bail!("some processes of the bed did not end: {pids:?}");
+            // Its children end with it: the kernel sees to that.
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            if Instant::now() > deadline + Duration::from_secs(5) {
+                bail!("some processes of the bed did not end: {pids:?}");
+            }
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -10,7 +10,7 @@ use kube::{Api, Config};
 use serde_json::{Value, json};
 
 use super::{KubeconfigArgs, ui};
-use crate::cluster::{Kubeconfig, connect, hub_config};
+use crate::cluster::{Kubeconfig, connect, hub_config, with_deadline};
 use crate::render::kinds::builtin;
 use crate::render::yaml;
 
@@ -41,7 +41,7 @@ pub(super) async fn kubeconfig(args: KubeconfigArgs) -> anyhow::Result<()> {
         spec: TokenRequestSpec { expiration_seconds: Some(seconds), ..TokenRequestSpec::default() },
         ..TokenRequest::default()
     };
-    let answer = accounts.create_token_request(ACCOUNT.1, &PostParams::default(), &request).await?;
+    let answer = with_deadline(accounts.create_token_request(ACCOUNT.1, &PostParams::default(), &request)).await?;
     let status = answer.status.context("the API server gave no token")?;
     ui::talk(format!("token valid until {}", status.expiration_timestamp.0));
 
@@ -105,6 +105,6 @@ async fn apply(client: &kube::Client, document: &Value) -> anyhow::Result<()> {
         None => Api::<DynamicObject>::all_with(client.clone(), &resource),
     };
     let params = PatchParams::apply("headwater-cluster").force();
-    api.patch(name, &params, &Patch::Apply(document)).await.with_context(|| format!("{kind} {name}"))?;
+    with_deadline(api.patch(name, &params, &Patch::Apply(document))).await.with_context(|| format!("{kind} {name}"))?;
     Ok(())
 }

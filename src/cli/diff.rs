@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{DiffArgs, Output, ui};
 use crate::api::FluxInstance;
-use crate::cluster::{Cluster, ClusterError, connect, hub_config};
+use crate::cluster::{Cluster, connect, hub_config, with_deadline};
 use crate::controller::preview;
 use crate::plan::{Reason, Step};
 use crate::render::yaml;
@@ -87,13 +87,7 @@ async fn validate(hub: &kube::Client, mut instance: Value, namespace: &str) -> a
     instance["metadata"]["namespace"] = namespace.into();
     let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
     let params = PatchParams { dry_run: true, ..PatchParams::apply("headwater-diff").force().validation_strict() };
-    let answer =
-        tokio::time::timeout(crate::cluster::DEADLINE, api.patch(&name, &params, &Patch::Apply(&instance))).await;
-    match answer {
-        Ok(Ok(instance)) => Ok(instance),
-        Ok(Err(error)) => Err(anyhow::Error::msg(ClusterError::from(error).to_string())),
-        Err(_) => Err(ClusterError::Timeout(crate::cluster::DEADLINE).into()),
-    }
+    Ok(with_deadline(api.patch(&name, &params, &Patch::Apply(&instance))).await?)
 }
 
 async fn fields(cluster: &Cluster, object: &crate::plan::Desired) -> anyhow::Result<()> {

@@ -21,6 +21,7 @@ pub use error::ClusterError;
 pub use inventory::{INVENTORY_NAME, InventoryStore};
 pub use kubeconfig::{Kubeconfig, KubeconfigRejected};
 pub use mirror::Mirror;
+pub use request::with_deadline;
 
 /// Longest wait for one answer. Slow API servers answer a write within 60 s or never; an instance that waits this long
 /// holds a worker, so it is kept short and the retry is ours.
@@ -72,8 +73,8 @@ impl Cluster {
     pub async fn identify(client: Client, is_hub: bool) -> Result<Self, ClusterError> {
         let namespaces = Api::<Namespace>::all(client.clone());
         let (version, system) = tokio::join!(
-            request::with_deadline(client.apiserver_version()),
-            request::with_deadline(namespaces.get_metadata("kube-system")),
+            with_deadline(client.apiserver_version()),
+            with_deadline(namespaces.get_metadata("kube-system")),
         );
         let uid = system?.metadata.uid.unwrap_or_default();
         Ok(Self { version: version?.git_version, client, uid, is_hub })

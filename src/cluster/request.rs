@@ -46,8 +46,8 @@ pub(super) fn path(kind: &Kind, key: &ObjectKey) -> String {
     format!("{}/{}", collection(kind, key.namespace.as_deref()), key.name)
 }
 
-/// Puts a deadline on a request of kube's own.
-pub(super) async fn with_deadline<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ClusterError> {
+/// Puts the deadline on a request of kube's own, whose client has none.
+pub async fn with_deadline<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ClusterError> {
     match tokio::time::timeout(DEADLINE, request).await {
         Ok(answer) => answer.map_err(ClusterError::from),
         Err(_) => Err(ClusterError::Timeout(DEADLINE)),

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::StepError;
 use crate::api::KubeConfigRef;
-use crate::cluster::{Cluster, ClusterError, DEADLINE, Kubeconfig, KubeconfigRejected, connect};
+use crate::cluster::{Cluster, ClusterError, Kubeconfig, KubeconfigRejected, connect, with_deadline};
 
 /// A connected cluster; the epoch changes when the client does.
 #[derive(Clone)]
@@ -155,9 +155,5 @@ pub(super) async fn read_secret(
         },
         transient: !matches!(error, ClusterError::NotFound(_)),
     };
-    match tokio::time::timeout(DEADLINE, api.get(name)).await {
-        Ok(Ok(secret)) => Ok(secret),
-        Ok(Err(error)) => Err(failed(error.into())),
-        Err(_) => Err(failed(ClusterError::Timeout(DEADLINE))),
-    }
+    with_deadline(api.get(name)).await.map_err(failed)
 }

@@ -9,7 +9,7 @@ use kube::{Api, Resource};
 
 use super::Ctx;
 use crate::api::{FluxInstance, condition};
-use crate::cluster::DEADLINE;
+use crate::cluster::with_deadline;
 
 /// Something worth telling.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +50,8 @@ pub(super) async fn about(ctx: &Ctx, reference: &ObjectReference, words: Vec<Wor
             type_: Some(if word.warning { "Warning" } else { "Normal" }.to_owned()),
             ..Event::default()
         };
-        let sent = tokio::time::timeout(DEADLINE, events.create(&PostParams::default(), &event)).await;
-        if !matches!(sent, Ok(Ok(_))) {
-            tracing::warn!(reason = word.reason, "event could not be published");
+        if let Err(error) = with_deadline(events.create(&PostParams::default(), &event)).await {
+            tracing::warn!(reason = word.reason, %error, "event could not be published");
         }
     }
 }

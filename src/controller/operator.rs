@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Ctx, Guarded, reconcile};
 use crate::api::FluxInstance;
-use crate::cluster::{connect, hub_config};
+use crate::cluster::{connect, hub_config, with_deadline};
 use crate::telemetry::{Health, Metrics, serve};
 
 /// Passes at the same time. A pass waits for networks nearly all the time; unreachable clusters hold one for seconds.
@@ -150,15 +150,13 @@ async fn wait_for_crd(hub: &kube::Client, health: &Health) {
     let name = FluxInstance::crd_name();
     let mut pause = std::time::Duration::from_millis(250);
     loop {
-        let found = tokio::time::timeout(crate::cluster::DEADLINE, crds.get_metadata_opt(name)).await;
-        match found {
-            Ok(Ok(Some(_))) => {
+        match with_deadline(crds.get_metadata_opt(name)).await {
+            Ok(Some(_)) => {
                 health.set("crd", true);
                 return;
             }
-            Ok(Ok(None)) => tracing::warn!(crd = name, "waiting for the CRD; apply crds/ to the hub"),
-            Ok(Err(error)) => tracing::warn!(%error, "waiting for the hub's API server"),
-            Err(_) => tracing::warn!("waiting for the hub's API server: no answer"),
+            Ok(None) => tracing::warn!(crd = name, "waiting for the CRD; apply crds/ to the hub"),
+            Err(error) => tracing::warn!(%error, "waiting for the hub's API server"),
         }
         health.set("crd", false);
         tokio::time::sleep(pause).await;

@@ -20,7 +20,7 @@ use super::remove::Removal;
 use super::{Ctx, FINALIZER, Memory, Run, StepError};
 use crate::api::condition::{self, Verdict, find, set};
 use crate::api::{FluxInstance, FluxInstanceStatus};
-use crate::cluster::{ClusterError, DEADLINE};
+use crate::cluster::{ClusterError, with_deadline};
 use crate::plan::Plan;
 use crate::render::ObjectKey;
 
@@ -43,12 +43,8 @@ async fn patch_finalizers(ctx: &Ctx, instance: &FluxInstance, finalizers: Vec<St
     let patch = Patch::Merge(json!({"metadata": metadata}));
     let name = instance.name_any();
     let params = PatchParams::default();
-    let sent = tokio::time::timeout(DEADLINE, api.patch_metadata(&name, &params, &patch)).await;
-    match sent {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(ClusterError::from(error).into()),
-        Err(_) => Err(ClusterError::Timeout(DEADLINE).into()),
-    }
+    with_deadline(api.patch_metadata(&name, &params, &patch)).await?;
+    Ok(())
 }
 
 /// Says that a change begins, before its first effect.
@@ -210,11 +206,8 @@ pub(super) async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
         &kube::api::ApiResource::erase::<FluxInstance>(&()),
     );
     let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
-    let sent = tokio::time::timeout(DEADLINE, api.patch_status(&name, &PatchParams::default(), &patch)).await;
-    let error = match sent {
-        Ok(Ok(_)) => return Action::await_change(),
-        Ok(Err(error)) => ClusterError::from(error),
-        Err(_) => ClusterError::Timeout(DEADLINE),
+    let Err(error) = with_deadline(api.patch_status(&name, &PatchParams::default(), &patch)).await else {
+        return Action::await_change();
     };
     if error.is_transient() {
         return Action::requeue(BACKOFF_FIRST * 10);
@@ -252,16 +245,10 @@ async fn write(
     let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
     let name = instance.name_any();
     let params = PatchParams::default();
-    let sent = tokio::time::timeout(DEADLINE, api.patch_status(&name, &params, &patch)).await;
-    match sent {
-        Ok(Ok(written)) => {
-            let version = written.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0);
-            memory.status = Some((version, new.clone()));
-            Ok(())
-        }
-        Ok(Err(error)) => Err(ClusterError::from(error).into()),
-        Err(_) => Err(ClusterError::Timeout(DEADLINE).into()),
-    }
+    let written = with_deadline(api.patch_status(&name, &params, &patch)).await?;
+    let version = written.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0);
+    memory.status = Some((version, new.clone()));
+    Ok(())
 }
 
 /// RFC 7396: what turns `old` into `new`; fields that went away become null.
