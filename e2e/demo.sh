@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make demo`: three real clusters and a registry on this machine; installs, upgrades and removes Flux on them and shows it.
 # KEEP=1 leaves everything running; `make bed-down` ends it.
+# BED_KUBECONFIGS=a:b:c uses three clusters of your own (hub first; kind, or any other that this machine reaches) instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -136,14 +137,29 @@ work=$(mktemp -d)
 heading 'Three clusters and a registry'
 bed_is_ours=1
 # Not to be cut off half-way by Ctrl-C: what has started must be known to be ended. SIGTERM stays as it is: it ends the bed.
-(trap '' INT HUP; exec "$BED" up --clusters 3 --kind full --registry) >"$work/bed.txt" || { cat "$work/bed.txt"; fail 'the clusters did not start'; }
+own=() clusters=3
+if [ -n "${BED_KUBECONFIGS:-}" ]; then
+  IFS=: read -ra own <<<"$BED_KUBECONFIGS"
+  [ ${#own[@]} = 3 ] || fail "BED_KUBECONFIGS: expected three kubeconfigs (hub:eu:us), found ${#own[@]}"
+  clusters=0
+fi
+(trap '' INT HUP; exec "$BED" up --clusters "$clusters" --kind full --registry) >"$work/bed.txt" || { cat "$work/bed.txt"; fail 'the clusters did not start'; }
 KUBECTL=$(sed -n 's/^kubectl: *//p' "$work/bed.txt")
 REGISTRY=$(sed -n 's/^registry: *\([^ ]*\).*/\1/p' "$work/bed.txt")
 mapfile -t files < <(sed -n 's/^ *kubeconfig: *//p' "$work/bed.txt")
+files=("${own[@]}" "${files[@]}")
 contexts=(hub eu us)
 umask 077
 for i in 0 1 2; do
-  sed -e "s/: bed\$/: ${contexts[i]}/" -e "s/\"admin\"/${contexts[i]}-admin/" "${files[i]}" >"$work/${contexts[i]}.kubeconfig"
+  name=${contexts[i]}
+  part() { kubectl --kubeconfig "${files[i]}" config view --minify --flatten --raw -o "jsonpath=$1"; }
+  cat >"$work/$name.kubeconfig" <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{name: $name, cluster: $(part '{.clusters[0].cluster}')}]
+users: [{name: $name-admin, user: $(part '{.users[0].user}')}]
+contexts: [{name: $name, context: {cluster: $name, user: $name-admin}}]
+YAML
 done
 KUBECONFIG=$work/hub.kubeconfig:$work/eu.kubeconfig:$work/us.kubeconfig kubectl config view --flatten --raw >"$work/kubeconfig"
 export KUBECONFIG=$work/kubeconfig
@@ -178,7 +194,7 @@ kubectl --kubeconfig "$work/operator.kubeconfig" config set-credentials operator
 kubectl --kubeconfig "$work/operator.kubeconfig" config set-context --current --user operator >/dev/null
 kubectl --kubeconfig "$work/operator.kubeconfig" config unset users.hub-admin >/dev/null
 metrics=$(free_port) health=$(free_port)
-supervisor=$(sed -n 's/.*"supervisor": *\([0-9]*\).*/\1/p' "$(dirname "${files[0]}")/state.json")
+supervisor=$(sed -n 's/.*"supervisor": *\([0-9]*\).*/\1/p' "${HEADWATER_BED_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/headwater/bed}/state.json")
 show "headwater operator --namespace $NAMESPACE --metrics-addr 127.0.0.1:$metrics --health-addr 127.0.0.1:$health &"
 # In a session of its own, so that Ctrl-C reaches only this script; it ends with the clusters at the latest.
 KUBECONFIG=$work/operator.kubeconfig setsid bash -c '
