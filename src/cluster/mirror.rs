@@ -30,6 +30,11 @@ struct Picture {
 }
 
 impl Picture {
+    /// Whether what it shows can be relied on.
+    fn is_current(&self) -> bool {
+        self.complete && !self.interrupted
+    }
+
     fn take(&mut self, event: watcher::Event<(ObjectKey, Live)>) -> bool {
         self.interrupted = false;
         let newest = |picture: &mut Self, live: &Live| picture.seen = picture.seen.max(live.resource_version);
@@ -137,7 +142,7 @@ impl Mirror {
     pub fn fill(&self, kind: &Kind, observed: &mut Observed) -> bool {
         let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
         let id = (kind.group.clone(), kind.kind.clone());
-        let Some(picture) = pictures.get(&id).filter(|p| p.complete && !p.interrupted) else { return false };
+        let Some(picture) = pictures.get(&id).filter(|p| p.is_current()) else { return false };
         observed.live.extend(picture.live.iter().map(|(k, l)| (k.clone(), l.clone())));
         observed.seen.insert(id, picture.seen);
         true
@@ -146,12 +151,7 @@ impl Mirror {
     /// What is known of one object.
     pub fn get(&self, key: &ObjectKey) -> Option<Live> {
         let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-        pictures
-            .get(&(key.group.clone(), key.kind.clone()))
-            .filter(|p| p.complete && !p.interrupted)?
-            .live
-            .get(key)
-            .cloned()
+        pictures.get(&(key.group.clone(), key.kind.clone())).filter(|p| p.is_current())?.live.get(key).cloned()
     }
 }
 

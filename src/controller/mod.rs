@@ -172,18 +172,8 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     memory.has_finalizer = true;
     let owner = owner_of(instance);
 
-    let cluster = observe::connect(ctx, instance, memory).await?;
-    run.cluster = Some(cluster.clone());
-    let mut store = observe::inventory(&cluster, &owner, memory).await?;
-    let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
-
-    let resolved = resolve::resolve(ctx, instance).await?;
-    resolve::check_kubernetes(&resolved, &cluster.version)?;
-    let desired = ctx.rendered.get(&resolved, &instance.spec)?;
-    run.bundle = Some(desired.bundle.clone());
-    run.config = Some(desired.config.clone());
-
-    let plan = crate::plan::plan(&owner, &desired, &observed);
+    let plan::Prepared { cluster, mut store, observed, desired, plan } =
+        plan::prepare(ctx, instance, &owner, memory, run).await?;
     if !plan.is_empty() {
         tracing::info!(instance = %owner.name, version = %desired.bundle.version, digest = %desired.bundle.digest, plan = %plan.summary(), "executing plan");
         report::announce(ctx, instance, memory, run, &plan).await?;

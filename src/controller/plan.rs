@@ -1,14 +1,16 @@
-//! Step 4, no client: the plan itself is made by [`crate::plan::plan`]. Here is the same pipeline up to that point for the
-//! command line, so that what `headwater diff` prints is what the operator executes.
+//! Step 4, no client: the plan itself is made by [`crate::plan::plan`]. Here the steps up to it are joined, once for the
+//! operator and the command line, so that what `headwater diff` prints is what the operator executes.
+
+use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::mpsc;
 
-use super::{Ctx, Memory, StepError, observe, owner_of, resolve};
+use super::{Ctx, Memory, Run, StepError, observe, owner_of, resolve};
 use crate::api::FluxInstance;
 use crate::bundle::Bundles;
-use crate::cluster::Cluster;
-use crate::plan::{DesiredSet, Plan};
+use crate::cluster::{Cluster, InventoryStore};
+use crate::plan::{DesiredSet, Observed, Owner, Plan};
 use crate::telemetry::Metrics;
 
 /// What would be done, and on which cluster.
@@ -16,7 +18,7 @@ pub struct Preview {
     /// The cluster.
     pub cluster: Cluster,
     /// The objects wanted.
-    pub desired: std::sync::Arc<DesiredSet>,
+    pub desired: Arc<DesiredSet>,
     /// The plan.
     pub plan: Plan,
 }
@@ -46,15 +48,40 @@ impl Ctx {
 pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Preview, StepError> {
     let (trigger, _) = mpsc::channel(1);
     let ctx = Ctx::new(hub, namespace.to_owned(), Metrics::default(), trigger);
-    let mut memory = Memory::default();
     resolve::interval(instance)?;
-    let cluster = observe::connect(&ctx, instance, &mut memory).await?;
-    let owner = owner_of(instance);
-    let store = observe::inventory(&cluster, &owner, &mut memory).await?;
-    let observed = observe::live(&cluster, &store, None).await?;
-    let resolved = resolve::resolve(&ctx, instance).await?;
+    let (mut memory, mut run) = (Memory::default(), Run::default());
+    let prepared = prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run).await?;
+    Ok(Preview { cluster: prepared.cluster, desired: prepared.desired, plan: prepared.plan })
+}
+
+/// All that execution takes.
+pub(super) struct Prepared {
+    pub(super) cluster: Cluster,
+    pub(super) store: InventoryStore,
+    pub(super) observed: Observed,
+    pub(super) desired: Arc<DesiredSet>,
+    pub(super) plan: Plan,
+}
+
+/// Steps 1 to 4, for the operator and for `headwater diff`; `run` learns what was found out, also when a step fails.
+pub(super) async fn prepare(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    owner: &Owner,
+    memory: &mut Memory,
+    run: &mut Run,
+) -> Result<Prepared, StepError> {
+    let cluster = observe::connect(ctx, instance, memory).await?;
+    run.cluster = Some(cluster.clone());
+    let store = observe::inventory(&cluster, owner, memory).await?;
+    let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
+
+    let resolved = resolve::resolve(ctx, instance).await?;
     resolve::check_kubernetes(&resolved, &cluster.version)?;
     let desired = ctx.rendered.get(&resolved, &instance.spec)?;
-    let plan = crate::plan::plan(&owner, &desired, &observed);
-    Ok(Preview { cluster, desired, plan })
+    run.bundle = Some(desired.bundle.clone());
+    run.config = Some(desired.config.clone());
+
+    let plan = crate::plan::plan(owner, &desired, &observed);
+    Ok(Prepared { cluster, store, observed, desired, plan })
 }
