@@ -104,12 +104,7 @@ fn bare_install() -> Times {
     let files = headwater::bundle::read_folder(Path::new(&in_repository("bundles/flux"))).unwrap();
     let bundle = Bundle::parse(&source::compose(&files, NEW).unwrap()).unwrap();
     let labels = [("headwater.dev/installation".to_owned(), "flux-system".to_owned())];
-    let settings = Settings {
-        namespace: "flux-system".to_owned(),
-        registry: "ghcr.io/fluxcd".to_owned(),
-        owner_labels: labels.into(),
-        ..Settings::default()
-    };
+    let settings = Settings { namespace: "flux-system".to_owned(), owner_labels: labels.into(), ..Settings::default() };
     let mut objects: Vec<Desired> =
         render(&bundle, &settings).unwrap().iter().map(|o| Desired::new(o, bundle.kind_of(o).unwrap())).collect();
     objects.sort_by_key(|o| o.key.kind != "Namespace");

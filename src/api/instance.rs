@@ -138,14 +138,27 @@ pub struct Distribution {
     #[schemars(length(min = 1, max = 128))]
     pub version: String,
 
-    /// Where controller images come from, without scheme: `HOST[:PORT]/PATH`.
-    #[serde(default = "default_registry")]
+    /// Where all images come from, without scheme: `HOST[:PORT]/PATH`. Unset means where the makers of each component
+    /// publish them, as the bundle says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$')")
             .message("must be HOST[:PORT]/PATH without scheme, such as ghcr.io/fluxcd")
     )]
-    pub registry: String,
+    pub registry: Option<String>,
+
+    /// Single images from elsewhere: name of the image in the bundle, such as `source-controller`, to
+    /// `HOST[:PORT]/PATH[:TAG][@DIGEST]`. What is left out is kept from the bundle; another tag leaves its digest behind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new(format!("self.all(name, self[name].matches('{IMAGE_REFERENCE}'))"))
+        .message("each image must be HOST[:PORT]/PATH[:TAG][@DIGEST] without scheme, such as mirror.example:5000/flux/source-controller"))]
+    pub images: BTreeMap<String, ImageReference>,
+
+    /// Write images as `REPOSITORY:TAG@DIGEST`. An image whose digest is not known is an error then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pin_images: bool,
 
     /// The bundle repository: `oci://HOST[:PORT]/REPOSITORY`, without tag.
     #[schemars(length(min = 1, max = 255))]
@@ -164,9 +177,14 @@ pub struct Distribution {
     pub insecure: bool,
 }
 
-fn default_registry() -> String {
-    "ghcr.io/fluxcd".to_owned()
-}
+/// What [`ImageReference`] has to match; the API server and the CLI hold against the same.
+pub const IMAGE_REFERENCE: &str = "^[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?$";
+
+/// An image elsewhere: `HOST[:PORT]/PATH[:TAG][@DIGEST]`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct ImageReference(#[schemars(length(min = 1, max = 512))] pub String);
 
 /// Facts about the cluster that change what is rendered.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
@@ -183,6 +201,22 @@ pub struct Cluster {
     /// Install the network policies of the bundle.
     #[serde(default = "yes")]
     pub network_policy: bool,
+    /// How much the cluster has to do: concurrency, caches and resources of the controllers follow from it, as the bundle
+    /// says. Unset means the defaults of the controllers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ClusterSize>,
+}
+
+/// How much a cluster has to do.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterSize {
+    /// A few dozen applications.
+    Small,
+    /// Some hundred applications.
+    Medium,
+    /// A thousand applications or more.
+    Large,
 }
 
 fn default_domain() -> String {
@@ -191,7 +225,7 @@ fn default_domain() -> String {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { domain: default_domain(), network_policy: true }
+        Self { domain: default_domain(), network_policy: true, size: None }
     }
 }
 

@@ -147,7 +147,7 @@ fn inspect(bundle: &Bundle, digest: &str, output: Output) -> anyhow::Result<()> 
     ui::out(format!("name:        {} {}", manifest.name, manifest.version));
     ui::out(format!("digest:      {digest}"));
     ui::out(format!("kubernetes:  {} to {}, refused below {}", range.minimum, range.maximum, range.refused_below));
-    ui::out(format!("reached from {}", manifest.upgradable_from));
+    ui::out(format!("reached from {}", manifest.upgrade.from));
     ui::out("");
     let rows: Vec<Vec<String>> = manifest
         .components

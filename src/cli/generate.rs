@@ -185,7 +185,6 @@ fn collect(bundle: &Bundle, sync: Option<SyncKind>, needs: &mut Needs) -> anyhow
     let settings = Settings {
         namespace: FLUX_NAMESPACE.to_owned(),
         components: Some(bundle.manifest().components.iter().map(|c| c.name.clone()).collect()),
-        registry: "x".to_owned(),
         sync,
         ..Settings::default()
     };

@@ -18,6 +18,8 @@ pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
         namespace: FLUX_NAMESPACE.to_owned(),
         components: spec.components.as_ref().map(|c| c.iter().map(|name| name.0.clone()).collect()),
         registry: spec.distribution.registry.clone(),
+        images: spec.distribution.images.iter().map(|(name, image)| (name.clone(), image.0.clone())).collect(),
+        pin_images: spec.distribution.pin_images,
         cluster: spec.cluster.clone(),
         common_metadata: spec.common_metadata.clone(),
         sync: spec.sync.clone(),

@@ -1,16 +1,17 @@
 //! A bundle, read and checked as a whole before anything of it is used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::kinds::{self, Kind, ServedKind};
+use super::manifest;
 use super::object::Object;
 use super::source::{is_yaml, text as utf8};
 use super::template::Templates;
-use super::text::{cut, list};
+use super::text::cut;
 use super::yaml::{self, YamlError};
-use crate::api::bundle::{FORMAT_PREFIX, FORMAT_VERSION, Manifest, json_schema};
+use crate::api::bundle::{FORMAT_VERSION, Manifest};
 
 /// The template that gives labels and annotations for a CRD.
 pub(super) const CRD_TEMPLATE: &str = "_crd.yaml";
@@ -70,7 +71,7 @@ impl Bundle {
         let mut templates = BTreeMap::new();
         for (path, bytes) in files {
             match path.split('/').collect::<Vec<_>>()[..] {
-                ["bundle.yaml"] => manifest = Some(read_manifest(path, &utf8(path, bytes)?)?),
+                ["bundle.yaml"] => manifest = Some(manifest::read(path, &utf8(path, bytes)?)?),
                 ["crds", name] if is_yaml(name) => {
                     for document in yaml::parse(path, &utf8(path, bytes)?)? {
                         let crd = read_crd(path, document)?;
@@ -98,7 +99,7 @@ impl Bundle {
             })?;
             kinds.push(served);
         }
-        check_components(&manifest, &origins)?;
+        manifest::check_crds(&manifest.components, &kinds, &origins)?;
         let templates = Templates::parse(&templates).map_err(BundleError::Template)?;
         Ok(Self { manifest, version, crds, kinds, templates })
     }
@@ -140,43 +141,6 @@ impl Bundle {
     }
 }
 
-fn read_manifest(path: &str, text: &str) -> Result<(Manifest, semver::Version), BundleError> {
-    let value = yaml::parse_one(path, text)?;
-    let format = value.get("formatVersion").and_then(Value::as_str).unwrap_or_default();
-    if format != FORMAT_VERSION {
-        let newer = format.strip_prefix(FORMAT_PREFIX).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 1));
-        let format = cut(format, 60);
-        return Err(if newer { BundleError::NewerFormat(format) } else { BundleError::UnknownFormat(format) });
-    }
-    let schema = json_schema();
-    check_schema(&schema, &schema, &value, "").map_err(|problem| BundleError::Manifest(cut(&problem, 480)))?;
-    let manifest: Manifest =
-        serde_json::from_value(value).map_err(|error| BundleError::Manifest(cut(&error.to_string(), 480)))?;
-    let refuse = |field: &str, found: &str, allowed: &str| {
-        Err(BundleError::Manifest(format!("{field} is {:?}; it has to be {allowed}", cut(found, 80))))
-    };
-    let Ok(version) = semver::Version::parse(&manifest.version) else {
-        return refuse("version", &manifest.version, "a semantic version such as 2.9.4 or 2.9.4+1");
-    };
-    if semver::VersionReq::parse(&manifest.upgradable_from).is_err() {
-        return refuse("upgradableFrom", &manifest.upgradable_from, "a range of versions such as >=2.7.0");
-    }
-    let range = &manifest.kubernetes;
-    let minor = |text: &str| {
-        let (major, minor) = text.split_once('.')?;
-        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
-    };
-    let (refused, minimum, maximum) = (minor(&range.refused_below), minor(&range.minimum), minor(&range.maximum));
-    if [refused, minimum, maximum].contains(&None) || refused > minimum || minimum > maximum {
-        return refuse(
-            "kubernetes",
-            &format!("refusedBelow {}, minimum {}, maximum {}", range.refused_below, range.minimum, range.maximum),
-            "three versions such as \"1.33\", in this order of age",
-        );
-    }
-    Ok((manifest, version))
-}
-
 fn read_crd(file: &str, document: Value) -> Result<Object, BundleError> {
     let problem = |problem: String| BundleError::Crd { file: file.to_owned(), problem };
     let object = Object::try_from(document).map_err(|error| problem(error.to_string()))?;
@@ -191,118 +155,6 @@ fn read_crd(file: &str, document: Value) -> Result<Object, BundleError> {
     Ok(object)
 }
 
-/// Names are unique, requirements exist and every CRD belongs to exactly one component.
-fn check_components(manifest: &Manifest, crds: &BTreeMap<String, &String>) -> Result<(), BundleError> {
-    let refuse = |problem: String| Err(BundleError::Manifest(problem));
-    let names: BTreeSet<&str> = manifest.components.iter().map(|c| c.name.as_str()).collect();
-    let mut seen = BTreeSet::new();
-    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
-    for (i, component) in manifest.components.iter().enumerate() {
-        let name = &component.name;
-        if !seen.insert(name) {
-            return refuse(format!(
-                "components[{i}].name is {name:?}, as of a component before it; names have to be unique"
-            ));
-        }
-        for (j, required) in component.requires.iter().enumerate() {
-            if !names.contains(required.as_str()) {
-                return refuse(format!(
-                    "components[{i}].requires[{j}] is {required:?}, which is no component; there is: {}",
-                    list(&names)
-                ));
-            }
-        }
-        for (j, crd) in component.crds.iter().enumerate() {
-            if !crds.contains_key(crd) {
-                return refuse(format!(
-                    "components[{i}].crds[{j}] is {crd:?}, which is not in crds/; there is: {}",
-                    list(crds.keys())
-                ));
-            }
-            if let Some(owner) = owners.insert(crd, name) {
-                return refuse(format!(
-                    "components[{i}].crds[{j}] is {crd:?}, which {owner} has already; a CRD belongs to one component"
-                ));
-            }
-        }
-    }
-    match crds.iter().find(|(name, _)| !owners.contains_key(name.as_str())) {
-        Some((name, file)) => Err(BundleError::Crd {
-            file: (*file).clone(),
-            problem: format!(
-                "{name} belongs to no component; name it in components[].crds of bundle.yaml, or remove it"
-            ),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Holds a value against the JSON Schema of the manifest, as far as that uses JSON Schema. Serde would refuse the same values,
-/// but cannot tell where in the file they are.
-fn check_schema(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
-    let schema = match schema.get("$ref").and_then(Value::as_str) {
-        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap_or(&Value::Null),
-        None => schema,
-    };
-    let at = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    let here = if path.is_empty() { "it" } else { path };
-    let found = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    let types: Vec<&str> = match schema.get("type") {
-        Some(Value::String(one)) => vec![one],
-        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
-        _ => Vec::new(),
-    };
-    if !types.is_empty() && !types.contains(&found) {
-        return Err(format!("{here} is of type {found}; it has to be of type {}", types.join(" or ")));
-    }
-    match value {
-        Value::Object(fields) => {
-            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return Ok(()) };
-            for (name, value) in fields {
-                match properties.get(name) {
-                    Some(schema) => check_schema(root, schema, value, &at(name))?,
-                    None => {
-                        return Err(format!("{} is not a field; allowed are: {}", at(name), list(properties.keys())));
-                    }
-                }
-            }
-            for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-            {
-                if !fields.contains_key(name) {
-                    return Err(format!("{} is missing", at(name)));
-                }
-            }
-        }
-        Value::Array(items) => {
-            if let Some(schema) = schema.get("items") {
-                for (i, item) in items.iter().enumerate() {
-                    check_schema(root, schema, item, &format!("{path}[{i}]"))?;
-                }
-            }
-            if items.is_empty() && schema.get("minItems").and_then(Value::as_u64).is_some_and(|min| min > 0) {
-                return Err(format!("{here} is empty; at least one entry is needed"));
-            }
-        }
-        Value::String(text) => {
-            if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-                let matches = regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
-                if !matches {
-                    return Err(format!("{here} is {:?}; it has to match {pattern}", cut(text, 80)));
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,9 +165,9 @@ mod tests {
             (
                 "bundle.yaml",
                 "formatVersion: headwater.dev/bundle/v1\nname: tiny\nversion: 1.2.3\nappVersion: v1.2.3\n\
-                 kubernetes: {refusedBelow: '1.30', minimum: '1.31', maximum: '1.34'}\nupgradableFrom: '>=1.0.0'\n\
-                 components:\n- {name: web, image: web, tag: v1, default: true, crds: [sites.example.org]}\n\
-                 - {name: extra, image: extra, tag: v2, requires: [web]}\n",
+                 kubernetes: {refusedBelow: '1.30', minimum: '1.31', maximum: '1.34'}\nupgrade: {from: '>=1.0.0'}\n\
+                 components:\n- {name: web, registry: r.example, image: web, tag: v1, default: true, crds: [{name: sites.example.org, served: [v1], stored: v1}]}\n\
+                 - {name: extra, registry: r.example, image: extra, tag: v2, requires: [web]}\n",
             ),
             (
                 "crds/sites.yaml",
@@ -341,6 +193,13 @@ mod tests {
         with(path, &text.replace(from, to))
     }
 
+    fn assert_said<const N: usize>(errors: [(String, &str); N]) {
+        for (error, expected) in errors {
+            assert!(error.contains(expected), "{error}\n  should say\n{expected}");
+            assert!(error.chars().count() <= 512, "{error}");
+        }
+    }
+
     #[test]
     fn any_component_and_kind_is_possible() {
         let bundle = Bundle::parse(&tiny()).unwrap();
@@ -358,7 +217,7 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_place_and_remedy() {
         let manifest = "bundle.yaml";
-        for (error, expected) in [
+        assert_said([
             (
                 with("README.md", ""),
                 "README.md has no place in a bundle; allowed are bundle.yaml, crds/NAME.yaml and templates/NAME.yaml",
@@ -373,7 +232,7 @@ mod tests {
             ),
             (
                 edited(manifest, "image: extra,", "image: extra, tga: x,"),
-                "components[1].tga is not a field; allowed are: crds, default, digest, image, name, requires, tag, values",
+                "components[1].tga is not a field; allowed are: crds, default, digest, featureGates, flags, image, images, name, profiles, registry, requires",
             ),
             (edited(manifest, "image: extra, ", ""), "components[1].image is missing"),
             (edited(manifest, "tag: v1", "tag: 1"), "components[0].tag is of type number; it has to be of type string"),
@@ -390,10 +249,10 @@ mod tests {
             (edited(manifest, "name: extra", "name: web"), "names have to be unique"),
             (
                 edited(manifest, "sites.example.org", "site.example.org"),
-                "components[0].crds[0] is \"site.example.org\", which is not in crds/; there is: sites.example.org",
+                "components[0].crds[0].name is \"site.example.org\", which is not in crds/; there is: sites.example.org",
             ),
             (
-                edited(manifest, ", crds: [sites.example.org]", ""),
+                edited(manifest, ", crds: [{name: sites.example.org, served: [v1], stored: v1}]", ""),
                 "crds/sites.yaml: sites.example.org belongs to no component",
             ),
             (
@@ -405,12 +264,64 @@ mod tests {
             (with("templates/b.yaml", "a: {{ x"), "templates/b.yaml:1:"),
             (with("templates/b.yaml", "a: b-{{ x }}"), "templates/b.yaml:1: {{ x }} stands beside other text"),
             (with(manifest, "a: 1\na: 2"), "bundle.yaml:2:1:"),
-        ] {
-            assert!(error.contains(expected), "{error}\n  should say\n{expected}");
-            assert!(error.chars().count() <= 512, "{error}");
-        }
+        ]);
         let mut files = tiny();
         files.remove(manifest);
         assert!(matches!(Bundle::parse(&files), Err(BundleError::NoManifest)));
+    }
+    #[test]
+    fn parts_that_do_not_fit_together_are_named() {
+        let manifest = "bundle.yaml";
+        assert_said([
+            (
+                edited(manifest, "image: extra", "image: web"),
+                "components[1].image is \"web\", as of an image of web before it; names of images have to be unique",
+            ),
+            (
+                edited(manifest, "served: [v1]", "served: [v1, v1beta1]"),
+                "components[0].crds[0].name is \"sites.example.org\", of which it says that v1, v1beta1 is served and v1 stored; \
+                 in crds/sites.yaml v1 is served and v1 stored",
+            ),
+            (
+                edited(
+                    manifest,
+                    "name: extra",
+                    "flags: {concurrent: '4'}, profiles: {large: {flags: {concurent: '9'}}}, name: extra",
+                ),
+                "components[1].profiles.large sets the flag \"concurent\", which is not in components[1].flags; did you mean concurrent?",
+            ),
+            (
+                edited(manifest, "name: extra", "featureGates: {A: 'true'}, name: extra"),
+                "components[1].featureGates.A is of type string; it has to be of type boolean",
+            ),
+            (
+                edited(manifest, "name: extra", "profiles: {tiny: {}}, name: extra"),
+                "components[1].profiles.tiny is not a field; allowed are: small, medium, large",
+            ),
+            (
+                edited(manifest, "'>=1.0.0'", "'newer'"),
+                "upgrade.from is \"newer\"; it has to be a range of versions such as >=2.7.0",
+            ),
+            (
+                edited(manifest, "'>=1.0.0'", "'>=1.0.0', via: [{from: '<1.0.0', through: [1.0.0, 1.x]}]"),
+                "upgrade.via[0].through is \"1.0.0, 1.x\"; it has to be versions of bundles such as 2.7.5",
+            ),
+            (
+                edited(manifest, "'>=1.0.0'", "'>=1.0.0', via: [{from: '<1.0.0', through: [1.2.3]}]"),
+                "upgrade.via[0].through is \"1.2.3\"; it has to be in order of age, and below 1.2.3",
+            ),
+            (
+                edited(manifest, "'>=1.0.0'", "'>=1.0.0', via: [{from: '<0.5.0', through: [0.9.0]}]"),
+                "upgrade.via[0].through is \"0.9.0\"; it has to be versions of which the last is in upgrade.from, >=1.0.0",
+            ),
+            (
+                edited(manifest, "components:", "rollout: [{components: [web, webb], reason: x}]\ncomponents:"),
+                "rollout[0].components[1] is \"webb\", which is no component; there is: extra, web",
+            ),
+            (
+                edited(manifest, "components:", "rollout: [{components: [web, web], reason: x}]\ncomponents:"),
+                "rollout[0].components[1] is \"web\", which is there already",
+            ),
+        ]);
     }
 }

@@ -55,7 +55,7 @@ fn bundle(version: &str) -> Bundle {
 }
 
 fn defaults() -> Settings {
-    Settings { namespace: "flux-system".to_owned(), registry: "ghcr.io/fluxcd".to_owned(), ..Settings::default() }
+    Settings { namespace: "flux-system".to_owned(), ..Settings::default() }
 }
 
 // --- Comparison with upstream ---------------------------------------------------------------
@@ -305,8 +305,8 @@ fn settings_reach_the_objects() {
     let bundle = bundle("2.9.4");
     let settings = Settings {
         namespace: "team-flux".to_owned(),
-        registry: "mirror.example:5000/flux/".to_owned(),
-        cluster: api::Cluster { domain: "corp.example".to_owned(), network_policy: false },
+        registry: Some("mirror.example:5000/flux/".to_owned()),
+        cluster: api::Cluster { domain: "corp.example".to_owned(), network_policy: false, size: None },
         common_metadata: Some(api::CommonMetadata {
             labels: [("team".to_owned(), "a".to_owned()), ("app.kubernetes.io/part-of".to_owned(), "mine".to_owned())]
                 .into(),
@@ -335,7 +335,7 @@ fn settings_reach_the_objects() {
     let container = &template["spec"]["containers"][0];
     assert_eq!(container["image"], "mirror.example:5000/flux/source-controller:v1.9.4");
     assert_eq!(container["args"][6], "--storage-adv-addr=source-controller.$(RUNTIME_NAMESPACE).svc.corp.example.");
-    assert_eq!(images(&bundle, &settings).unwrap()[0].1, container["image"].as_str().unwrap());
+    assert_eq!(images(&bundle, &settings).unwrap()[0].written, container["image"].as_str().unwrap());
 }
 
 fn sync(kind: api::SyncKind, url: &str, reference: &str) -> api::Sync {
@@ -424,8 +424,10 @@ fn marked(mark: &str) -> Settings {
     Settings {
         namespace: text(0),
         components: None,
-        registry: text(1),
-        cluster: api::Cluster { domain: text(2), network_policy: true },
+        registry: Some(text(1)),
+        images: BTreeMap::new(),
+        pin_images: false,
+        cluster: api::Cluster { domain: text(2), network_policy: true, size: None },
         common_metadata: Some(api::CommonMetadata {
             labels: [("team".to_owned(), text(3))].into(),
             annotations: [("note".to_owned(), text(4)), (text(5), "x".to_owned())].into(),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::object::{Object, ObjectKey};
+use crate::api::bundle::CrdVersions;
 
 /// A kind in one version, with what is needed to build its URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,6 +97,13 @@ impl ServedKind {
             return Err("spec.versions[].served");
         }
         Ok(served)
+    }
+
+    /// Its versions as a manifest lists them.
+    pub(super) fn crd_versions(&self) -> CrdVersions {
+        let mut served = self.versions.clone();
+        served.sort();
+        CrdVersions { name: self.crd.clone(), served, stored: self.storage.clone() }
     }
 
     /// The kind in one version, if that is served.

@@ -16,15 +16,19 @@ pub mod bundle;
 #[cfg(test)]
 #[allow(clippy::print_stdout, reason = "tells what was skipped and what was measured")]
 mod conformance;
+pub mod images;
 pub mod kinds;
+mod manifest;
 pub mod object;
 pub mod patches;
+mod schema;
 pub mod source;
 mod template;
 mod text;
 pub mod yaml;
 
 pub use bundle::{Bundle, BundleError};
+pub use images::{ImageUse, images};
 pub use kinds::{Kind, ServedKind};
 pub use object::{Object, ObjectKey, digest};
 pub use patches::PatchError;
@@ -38,8 +42,12 @@ pub struct Settings {
     pub namespace: String,
     /// Components to install; none means the bundle's defaults.
     pub components: Option<Vec<String>>,
-    /// Where images come from: `HOST[:PORT]/PATH`.
-    pub registry: String,
+    /// Where all images come from: `HOST[:PORT]/PATH`; none means each component's own registry.
+    pub registry: Option<String>,
+    /// Single images from elsewhere: name to `HOST[:PORT]/PATH[:TAG][@DIGEST]`.
+    pub images: BTreeMap<String, String>,
+    /// Write images with their digests.
+    pub pin_images: bool,
     /// Facts about the cluster.
     pub cluster: api::Cluster,
     /// Labels and annotations for every object.
@@ -58,6 +66,9 @@ pub enum RenderError {
     /// `spec.components` does not fit the bundle.
     #[error("{0}")]
     Components(String),
+    /// `spec.distribution.images` does not fit the bundle, or a digest is missing.
+    #[error("{0}")]
+    Images(String),
     /// A template failed, or gave something that is no object. The bundle is wrong, not the settings.
     #[error("bundle {bundle}: {}", cut(.problem, 440))]
     Template {
@@ -75,15 +86,16 @@ pub enum RenderError {
 pub fn render(bundle: &Bundle, settings: &Settings) -> Result<Vec<Object>, RenderError> {
     let selected = select(bundle, settings)?;
     let refuse = |problem: String| RenderError::Template { bundle: title(bundle), problem };
-    let context = context(bundle, settings, &selected);
+    let components = components(bundle, settings, &selected)?;
+    let context = context(bundle, settings, &components);
 
     let mut objects = Vec::new();
-    for component in &selected {
-        for name in &component.crds {
+    for (component, value) in selected.iter().zip(&components) {
+        for crd in &component.crds {
             // Parsing the bundle has made sure that every CRD is there.
-            let Some(crd) = bundle.crd(name) else { continue };
+            let Some(crd) = bundle.crd(&crd.name) else { continue };
             let mut crd = crd.clone();
-            add_crd_metadata(bundle, settings, &context, component, &mut crd).map_err(refuse)?;
+            add_crd_metadata(bundle, &context, value, &mut crd).map_err(refuse)?;
             objects.push(crd);
         }
     }
@@ -111,11 +123,6 @@ pub fn render(bundle: &Bundle, settings: &Settings) -> Result<Vec<Object>, Rende
     }
     objects.sort_by(|a, b| order(a).cmp(&order(b)));
     Ok(objects)
-}
-
-/// The images of the selected components: (component, image).
-pub fn images(bundle: &Bundle, settings: &Settings) -> Result<Vec<(String, String)>, RenderError> {
-    Ok(select(bundle, settings)?.into_iter().map(|c| (c.name.clone(), image(settings, c))).collect())
 }
 
 /// Renders a bundle in all the ways that a validator can try without a cluster: with every component alone where
@@ -165,7 +172,6 @@ pub fn check(bundle: &Bundle) -> Result<(), RenderError> {
                     &Settings {
                         namespace: "default".to_owned(),
                         components: components.clone(),
-                        registry: "registry.example/path".to_owned(),
                         cluster: api::Cluster { network_policy, ..api::Cluster::default() },
                         sync,
                         ..Settings::default()
@@ -226,23 +232,36 @@ fn require(selected: &[&Component]) -> Result<(), RenderError> {
     Ok(())
 }
 
-fn image(settings: &Settings, component: &Component) -> String {
-    format!("{}/{}:{}", settings.registry.trim_end_matches('/'), component.image, component.tag)
-}
-
-fn component_value(settings: &Settings, component: &Component) -> Value {
-    json!({
-        "name": component.name,
-        "image": image(settings, component),
-        "tag": component.tag,
-        "digest": component.digest,
-        "crds": component.crds,
-        "values": component.values,
-    })
+/// The selected components as templates see them: with their images, and what the size of the cluster says.
+fn components(bundle: &Bundle, settings: &Settings, selected: &[&Component]) -> Result<Vec<Value>, RenderError> {
+    let images = images::images_of(bundle, settings, selected)?;
+    let written = |component: &Component| -> BTreeMap<&str, &str> {
+        let own = images.iter().filter(|image| image.component == component.name);
+        own.map(|image| (image.name.as_str(), image.written.as_str())).collect()
+    };
+    let values = selected.iter().map(|component| {
+        let profile = settings.cluster.size.and_then(|size| component.profiles.get(&size)).cloned().unwrap_or_default();
+        let mut resources = component.resources.clone();
+        resources.requests.extend(profile.resources.requests);
+        resources.limits.extend(profile.resources.limits);
+        let images = written(component);
+        json!({
+            "name": component.name,
+            "image": images.get(component.image.as_str()),
+            "images": images,
+            "tag": component.tag,
+            "digest": component.digest,
+            "crds": component.crds,
+            "flags": profile.flags,
+            "resources": {"requests": resources.requests, "limits": resources.limits},
+            "values": component.values,
+        })
+    });
+    Ok(values.collect())
 }
 
 /// The variables templates see; `bundles/README.md` lists them.
-fn context(bundle: &Bundle, settings: &Settings, selected: &[&Component]) -> Context {
+fn context(bundle: &Bundle, settings: &Settings, components: &[Value]) -> Context {
     let manifest = bundle.manifest();
     let sync = settings.sync.as_ref().and_then(|sync| {
         let mut value = serde_json::to_value(sync).ok()?;
@@ -256,28 +275,21 @@ fn context(bundle: &Bundle, settings: &Settings, selected: &[&Component]) -> Con
     );
     context.insert("values", &manifest.values);
     context.insert("namespace", &settings.namespace);
-    context.insert("registry", &settings.registry);
     context.insert("cluster", &settings.cluster);
-    context.insert("selected", &selected.iter().map(|c| &c.name).collect::<Vec<_>>());
-    context.insert("components", &selected.iter().map(|c| component_value(settings, c)).collect::<Vec<_>>());
+    context.insert("selected", &components.iter().map(|c| &c["name"]).collect::<Vec<_>>());
+    context.insert("components", components);
     context.insert("sync", &sync);
     context
 }
 
 /// Adds the labels and annotations that the bundle has for its CRDs: the CRD files are as the generator wrote
 /// them, and do not know the namespace.
-fn add_crd_metadata(
-    bundle: &Bundle,
-    settings: &Settings,
-    context: &Context,
-    component: &Component,
-    crd: &mut Object,
-) -> Result<(), String> {
+fn add_crd_metadata(bundle: &Bundle, context: &Context, component: &Value, crd: &mut Object) -> Result<(), String> {
     if !bundle.templates.has(bundle::CRD_TEMPLATE) {
         return Ok(());
     }
     let mut context = context.clone();
-    context.insert("component", &component_value(settings, component));
+    context.insert("component", component);
     context.insert("crd", &json!({"name": crd.key().name}));
     let output = bundle.templates.render(bundle::CRD_TEMPLATE, &context)?;
     let file = format!("output of templates/{}", bundle::CRD_TEMPLATE);

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::kinds::ServedKind;
+use super::object::Object;
 use super::text::list;
 use super::yaml::{self, YamlError};
 
@@ -59,9 +61,9 @@ pub fn compose(files: &BTreeMap<String, Vec<u8>>, version: &str) -> Result<BTree
         return Err(ComposeError::WrongVersion { folder: version.to_owned(), found: found.to_owned() });
     }
     let shared = files.get("bundle.yaml").map_or(Ok(Value::Null), |bytes| read("bundle.yaml", bytes))?;
-    let manifest = overlay(shared, own, &own_path)?;
+    let mut manifest = overlay(shared, own, &own_path)?;
 
-    let mut bundle = BTreeMap::from([("bundle.yaml".to_owned(), yaml::emit(&manifest)?.into_bytes())]);
+    let mut bundle = BTreeMap::new();
     for (path, bytes) in files.iter().filter(|(path, _)| path.starts_with("templates/")) {
         bundle.insert(path.clone(), bytes.clone());
     }
@@ -72,7 +74,32 @@ pub fn compose(files: &BTreeMap<String, Vec<u8>>, version: &str) -> Result<BTree
             bundle.insert(path.to_owned(), bytes.clone());
         }
     }
+    fill_in_versions(&mut manifest, &bundle)?;
+    bundle.insert("bundle.yaml".to_owned(), yaml::emit(&manifest)?.into_bytes());
     Ok(bundle)
+}
+
+/// Sources need not repeat which versions a CRD serves and stores; the bundle says it. What they do say is kept, and held
+/// against the CRD when the bundle is read.
+fn fill_in_versions(manifest: &mut Value, files: &BTreeMap<String, Vec<u8>>) -> Result<(), YamlError> {
+    let mut found = BTreeMap::new();
+    for (path, bytes) in files.iter().filter(|(path, _)| path.starts_with("crds/")) {
+        let crds = yaml::parse(path, &text(path, bytes)?)?.into_iter().filter_map(|crd| Object::try_from(crd).ok());
+        // What is wrong with a CRD is said when the bundle is read.
+        for versions in crds.filter_map(|crd| Some(ServedKind::from_crd(&crd).ok()?.crd_versions())) {
+            found.insert(versions.name, (versions.served, versions.stored));
+        }
+    }
+    let entries = manifest["components"].as_array_mut().into_iter().flatten();
+    for crd in entries.filter_map(|component| component.get_mut("crds")?.as_array_mut()).flatten() {
+        let Some((served, stored)) = crd["name"].as_str().and_then(|name| found.get(name)) else { continue };
+        let (served, stored) = (served.clone(), stored.clone());
+        if let Some(entry) = crd.as_object_mut() {
+            entry.entry("served").or_insert_with(|| served.into());
+            entry.entry("stored").or_insert_with(|| stored.into());
+        }
+    }
+    Ok(())
 }
 
 fn is_known(path: &str) -> bool {
@@ -103,7 +130,7 @@ pub(super) fn text(path: &str, bytes: &[u8]) -> Result<String, YamlError> {
     })
 }
 
-/// A JSON merge patch, but for `components`: the version says which there are and in which order, and each
+/// A JSON merge patch, without fields whose name starts with `x-`, but for `components`: the version says which there are and in which order, and each
 /// entry is laid over the shared one of the same name.
 fn overlay(mut shared: Value, mut own: Value, own_path: &str) -> Result<Value, ComposeError> {
     let take = |value: &mut Value, path: &str| -> Result<Vec<(String, Value)>, ComposeError> {
@@ -129,6 +156,8 @@ fn overlay(mut shared: Value, mut own: Value, own_path: &str) -> Result<Value, C
         .collect();
     json_patch::merge(&mut shared, &own);
     if let Value::Object(manifest) = &mut shared {
+        // There only for other places of the file to refer to.
+        manifest.retain(|name, _| !name.starts_with("x-"));
         manifest.insert("components".to_owned(), Value::Array(components));
     }
     Ok(shared)
