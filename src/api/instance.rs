@@ -201,13 +201,12 @@ pub struct Cluster {
     /// Install the network policies of the bundle.
     #[serde(default = "yes")]
     pub network_policy: bool,
-    /// How much the cluster has to do: concurrency, caches and resources of the controllers follow from it, as the bundle
-    /// says. Unset means the defaults of the controllers.
+    /// How much the cluster has to do. Unset means the defaults of the controllers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<ClusterSize>,
 }
 
-/// How much a cluster has to do.
+/// How much a cluster has to do: concurrency, caches and resources of the controllers follow from it, as the bundle says.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClusterSize {

@@ -10,7 +10,7 @@ use crate::bundle::{
     Archive, Credentials, Repository, Selector, pack, read_folder, tag_of, unpack, version_of, versions,
 };
 use crate::render::digest as digest_of;
-use crate::render::{Bundle, check, source};
+use crate::render::{Bundle, Settings, check, images, source};
 
 pub(super) async fn run(command: BundleCommand) -> anyhow::Result<()> {
     match command {
@@ -148,6 +148,12 @@ fn inspect(bundle: &Bundle, digest: &str, output: Output) -> anyhow::Result<()> 
     ui::out(format!("digest:      {digest}"));
     ui::out(format!("kubernetes:  {} to {}, refused below {}", range.minimum, range.maximum, range.refused_below));
     ui::out(format!("reached from {}", manifest.upgrade.from));
+    for detour in &manifest.upgrade.via {
+        ui::out(format!("         and {} through the CRDs of {}", detour.from, detour.through.join(", then ")));
+    }
+    for step in &manifest.rollout {
+        ui::out(format!("first:       {}: {}", step.components.join(", "), step.reason));
+    }
     ui::out("");
     let rows: Vec<Vec<String>> = manifest
         .components
@@ -156,13 +162,22 @@ fn inspect(bundle: &Bundle, digest: &str, output: Output) -> anyhow::Result<()> 
             vec![
                 c.name.clone(),
                 if c.default { "yes" } else { "no" }.to_owned(),
-                format!("{}:{}", c.image, c.tag),
                 c.crds.len().to_string(),
+                c.feature_gates.len().to_string(),
+                c.flags.len().to_string(),
                 if c.requires.is_empty() { "-".to_owned() } else { c.requires.join(", ") },
             ]
         })
         .collect();
-    ui::table(&["COMPONENT", "DEFAULT", "IMAGE", "CRDS", "REQUIRES"], &rows);
+    ui::table(&["COMPONENT", "DEFAULT", "CRDS", "GATES", "FLAGS", "REQUIRES"], &rows);
+    ui::out("");
+    let all = Settings {
+        components: Some(manifest.components.iter().map(|c| c.name.clone()).collect()),
+        ..Settings::default()
+    };
+    let rows: Vec<Vec<String>> =
+        images(bundle, &all)?.into_iter().map(|image| vec![image.component.clone(), image.complete()]).collect();
+    ui::table(&["COMPONENT", "IMAGE"], &rows);
     ui::out("");
     let rows: Vec<Vec<String>> = bundle
         .served_kinds()

@@ -14,17 +14,27 @@ use crate::api::bundle::Component;
 
 pub mod bundle;
 #[cfg(test)]
+mod combinations;
+#[cfg(test)]
 #[allow(clippy::print_stdout, reason = "tells what was skipped and what was measured")]
 mod conformance;
+#[cfg(test)]
+mod hostile;
 pub mod images;
 pub mod kinds;
 mod manifest;
 pub mod object;
 pub mod patches;
+#[cfg(test)]
+mod rendered;
 mod schema;
+mod selection;
 pub mod source;
 mod template;
+#[cfg(test)]
+mod testing;
 mod text;
+mod validate;
 pub mod yaml;
 
 pub use bundle::{Bundle, BundleError};
@@ -32,8 +42,10 @@ pub use images::{ImageUse, images};
 pub use kinds::{Kind, ServedKind};
 pub use object::{Object, ObjectKey, digest};
 pub use patches::PatchError;
+pub use validate::check;
 
-use text::{cut, list, nearest};
+use selection::{require_kind, select};
+use text::cut;
 
 /// What one cluster wants of a bundle.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -109,6 +121,7 @@ pub fn render(bundle: &Bundle, settings: &Settings) -> Result<Vec<Object>, Rende
     }
     for object in &mut objects {
         place(bundle, settings, object).map_err(refuse)?;
+        require_kind(bundle, &selected, object)?;
         if let Some(common) = &settings.common_metadata {
             add_missing(object, common);
         }
@@ -125,111 +138,9 @@ pub fn render(bundle: &Bundle, settings: &Settings) -> Result<Vec<Object>, Rende
     Ok(objects)
 }
 
-/// Renders a bundle in all the ways that a validator can try without a cluster: with every component alone where
-/// that is possible, with all, with and without network policies, and with every kind of sync.
-pub fn check(bundle: &Bundle) -> Result<(), RenderError> {
-    let all: Vec<String> = bundle.manifest().components.iter().map(|c| c.name.clone()).collect();
-    let alone =
-        bundle.manifest().components.iter().filter(|c| c.requires.is_empty()).map(|c| Some(vec![c.name.clone()]));
-    let mut selections: Vec<Option<Vec<String>>> = alone.collect();
-    selections.push(Some(all));
-    if bundle.manifest().components.iter().any(|c| c.default) {
-        selections.push(None);
-    }
-    let sync = |kind| api::Sync {
-        kind,
-        name: None,
-        url: "https://example.org".to_owned(),
-        r#ref: "main".to_owned(),
-        path: "./".to_owned(),
-        pull_secret: Some("secret".to_owned()),
-        provider: Some(api::SyncProvider::Generic),
-        interval: api::Interval("1m".to_owned()),
-        insecure: true,
-        prune: true,
-        wait: true,
-        timeout: Some(api::Timeout("1m".to_owned())),
-    };
-    let bare = |kind| api::Sync {
-        pull_secret: None,
-        provider: None,
-        insecure: false,
-        wait: false,
-        timeout: None,
-        ..sync(kind)
-    };
-    for components in selections {
-        for network_policy in [true, false] {
-            for sync in [
-                None,
-                Some(sync(api::SyncKind::GitRepository)),
-                Some(bare(api::SyncKind::GitRepository)),
-                Some(sync(api::SyncKind::OCIRepository)),
-                Some(sync(api::SyncKind::Bucket)),
-            ] {
-                render(
-                    bundle,
-                    &Settings {
-                        namespace: "default".to_owned(),
-                        components: components.clone(),
-                        cluster: api::Cluster { network_policy, ..api::Cluster::default() },
-                        sync,
-                        ..Settings::default()
-                    },
-                )?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// `flux 2.9.4`
 fn title(bundle: &Bundle) -> String {
     format!("{} {}", bundle.manifest().name, bundle.manifest().version)
-}
-
-/// The components to install, in the order of the bundle.
-fn select<'a>(bundle: &'a Bundle, settings: &Settings) -> Result<Vec<&'a Component>, RenderError> {
-    let all = &bundle.manifest().components;
-    let Some(wanted) = &settings.components else {
-        let defaults: Vec<&Component> = all.iter().filter(|c| c.default).collect();
-        return require(&defaults).map(|()| defaults);
-    };
-    let mut chosen = BTreeSet::new();
-    for (i, name) in wanted.iter().enumerate() {
-        if !all.iter().any(|c| &c.name == name) {
-            let names = || all.iter().map(|c| c.name.clone());
-            let hint = nearest(name, names()).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            return Err(RenderError::Components(cut(
-                &format!(
-                    "spec.components[{i}]: {:?} is not in bundle {}; it has: {}{hint}",
-                    cut(name, 63),
-                    title(bundle),
-                    list(names())
-                ),
-                512,
-            )));
-        }
-        if !chosen.insert(name.as_str()) {
-            return Err(RenderError::Components(format!(
-                "spec.components[{i}]: {name:?} is there twice; remove one of the two"
-            )));
-        }
-    }
-    let selected: Vec<&Component> = all.iter().filter(|c| chosen.contains(c.name.as_str())).collect();
-    require(&selected).map(|()| selected)
-}
-
-fn require(selected: &[&Component]) -> Result<(), RenderError> {
-    for component in selected {
-        if let Some(missing) = component.requires.iter().find(|r| !selected.iter().any(|c| &c.name == *r)) {
-            return Err(RenderError::Components(format!(
-                "spec.components: {:?} needs {missing:?}; add it to spec.components",
-                component.name
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The selected components as templates see them: with their images, and what the size of the cluster says.

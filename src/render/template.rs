@@ -262,6 +262,18 @@ mod tests {
     }
 
     #[test]
+    fn loops_over_maps_go_by_name() {
+        let mut context = Context::new();
+        let map: BTreeMap<String, usize> = (0..40).map(|n| (format!("key{n:02}"), n)).collect();
+        context.insert("m", &map);
+        let expected: Vec<String> = map.iter().map(|(name, n)| format!("{name}={n}")).collect();
+        for _ in 0..4 {
+            let text = render("{% for name, n in m %}- {{ name ~ \"=\" ~ n }}\n{% endfor %}", &context).unwrap();
+            assert_eq!(yaml::parse_one("t", &text).unwrap(), serde_json::json!(expected));
+        }
+    }
+
+    #[test]
     fn misplaced_expressions_are_refused() {
         for (text, line) in [
             ("a: app-{{ x }}", 1),
