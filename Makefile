@@ -19,6 +19,8 @@ DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BED := $(TARGET)/debug/bed
 HEADWATER := $(TARGET)/debug/headwater
+# Sources of the bundles with descriptions in their CRDs.
+DESCRIBED := $(TARGET)/described
 
 # Generated files: target, then what `headwater generate` calls it.
 GENERATED := crds/headwater.dev_fluxinstances.yaml=crds \
@@ -83,8 +85,9 @@ check-generated: $(HEADWATER)
 	[ -z "$$failed" ] && echo 'generated files are up to date'
 
 .PHONY: check-bundles
-check-bundles: ## Compare the CRDs in bundles/ with what the official Go modules generate
-	@bundles/generate-crds.sh --check
+check-bundles: ## Compare the CRDs in bundles/ with what the official Go modules generate, with descriptions and without
+	@bundles/generate-crds.sh --check --descriptions $(DESCRIBED)
+	HEADWATER_DESCRIBED=$(abspath $(DESCRIBED)) $(CARGO) test --quiet --lib descriptions_are_all
 
 .PHONY: generate
 generate: $(HEADWATER) ## Write the generated files: crds/, config/rbac/, bundle schema, docs/cli.md
@@ -101,7 +104,15 @@ $(HEADWATER):
 	@$(CARGO) build --workspace --bins
 
 .PHONY: bundles
-bundles: ## Regenerate the CRDs in bundles/ from the official Go modules
+bundles: $(HEADWATER) ## Build all bundles into dist/; with DESCRIPTIONS=1 as they are published, so that `kubectl explain` works
+	@if [ -n "$(DESCRIPTIONS)" ]; then
+	  $(MAKE) check-bundles
+	  sources=$(DESCRIBED)
+	fi
+	for bundle in "$${sources:-bundles}"/*/bundle.yaml; do $(HEADWATER) bundle build "$${bundle%/bundle.yaml}" --output dist; done
+
+.PHONY: crds
+crds: ## Regenerate the CRDs in bundles/ from the official Go modules
 	@bundles/generate-crds.sh
 
 .PHONY: bench

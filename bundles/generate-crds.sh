@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
-# Usage: generate-crds.sh [--check] [BUNDLE/VERSION...]      (default: every folder with a crds.txt)
+# Usage: generate-crds.sh [--check] [--descriptions FOLDER] [BUNDLE/VERSION...]      (default: every folder with a crds.txt)
 #
 # Generates BUNDLE/VERSION/crds/*.yaml from the official Go API modules that BUNDLE/VERSION/crds.txt names,
-# with the controller-gen version named there. --check writes nothing and fails when the committed files differ.
+# with the controller-gen version named there. --check writes nothing there and fails when the committed files differ.
+# --descriptions makes FOLDER/BUNDLE: the same sources, but CRDs with the descriptions of their fields.
 # Needs Go and a module proxy. If BUNDLE/VERSION/go.sum exists, its hashes are what the modules must have.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 check=
-if [ "${1:-}" = --check ]; then check=1; shift; fi
+described=
+while :; do
+  case "${1:-}" in
+    --check) check=1; shift ;;
+    --descriptions) mkdir -p "$2"; described=$(cd "$2" && pwd); shift 2 ;;
+    *) break ;;
+  esac
+done
 if [ $# -eq 0 ]; then
   cd "$here"
   for file in */*/crds.txt; do set -- "$@" "${file%/crds.txt}"; done
@@ -24,6 +32,16 @@ for target in "$@"; do
   [ -f "$list" ] || { echo "error: $target/crds.txt does not exist; give BUNDLE/VERSION, such as flux/2.9.4" >&2; exit 2; }
   out=$work/$target/crds
   mkdir -p "$out"
+  forms=("crd:crdVersions=v1,maxDescLen=0 $out")
+  if [ -n "$described" ]; then
+    bundle=$described/${target%%/*}
+    mkdir -p "$bundle"
+    rm -rf "$bundle/bundle.yaml" "$bundle/templates" "${described:?}/$target"
+    cp -R "$here/${target%%/*}/bundle.yaml" "$here/${target%%/*}/templates" "$bundle/"
+    cp -R "$here/$target" "$described/$target"
+    rm -f "$described/$target/crds"/*.yaml
+    forms+=("crd:crdVersions=v1 $described/$target/crds")
+  fi
   generator=
   count=0
   while read -r module version; do
@@ -37,9 +55,10 @@ for target in "$@"; do
     printf 'module headwater.dev/crds\n\ngo 1.25\n\nrequire %s\nrequire %s %s\ntool %s/cmd/controller-gen\n' \
       "$generator" "$module" "$version" "$tool" > "$dir/go.mod"
     if [ -f "$here/$target/go.sum" ]; then cp "$here/$target/go.sum" "$dir/go.sum"; fi
-    # Descriptions are nine tenths of a bundle's size and no controller reads them.
-    (cd "$dir" && go build -o "$dir/controller-gen" "$tool/cmd/controller-gen" &&
-      ./controller-gen crd:crdVersions=v1,maxDescLen=0 "paths=$module/..." output:crd:artifacts:config="$out")
+    (cd "$dir" && go build -o "$dir/controller-gen" "$tool/cmd/controller-gen")
+    for form in "${forms[@]}"; do
+      (cd "$dir" && ./controller-gen "${form%% *}" "paths=$module/..." output:crd:artifacts:config="${form#* }")
+    done
   done < "$list"
 
   if [ -n "$check" ]; then

@@ -66,9 +66,15 @@ fn build(folder: &Path, wanted: Vec<String>, output: &Path) -> anyhow::Result<()
         let archive = pack(&composed)?;
         let file = output.join(file_name(&bundle));
         std::fs::write(&file, &archive.bytes).with_context(|| format!("cannot write {}", file.display()))?;
+        ui::talk(format!("{} has {:.1} KB", file.display(), kilobytes(&archive)));
         ui::out(format!("{}  {}", file.display(), archive.bundle_digest()));
     }
     Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn kilobytes(archive: &Archive) -> f64 {
+    archive.bytes.len() as f64 / 1000.0
 }
 
 fn file_name(bundle: &Bundle) -> String {

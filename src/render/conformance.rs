@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::testing::{FLUX, bundle, defaults, root, versions};
+use super::testing::{FLUX, bundle, defaults, read_folder, root, sources, versions};
 use super::*;
 
 #[derive(Deserialize)]
@@ -199,5 +199,50 @@ fn what_is_rendered_is_what_flux_install_gives() {
             row.object,
             row.path
         );
+    }
+}
+
+/// The published form of a bundle has the descriptions of all fields, so that `kubectl explain` works; nothing else may differ from what
+/// is in the repository and tested. `make check-bundles` generates it and names its folder.
+#[test]
+fn descriptions_are_all_that_published_bundles_add() {
+    let Some(folder) = std::env::var_os("HEADWATER_DESCRIBED") else {
+        println!("skipped: HEADWATER_DESCRIBED names no folder; `make check-bundles` does");
+        return;
+    };
+    let described = read_folder(&Path::new(&folder).join("flux"));
+    for version in versions() {
+        let ours = source::compose(&sources(), &version).unwrap();
+        let theirs = source::compose(&described, &version).unwrap();
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{version}");
+        for (path, bytes) in &ours {
+            if !path.starts_with("crds/") {
+                assert_eq!(bytes, &theirs[path], "{version} {path}");
+                continue;
+            }
+            let read = |bytes: &[u8]| yaml::parse_one(path, std::str::from_utf8(bytes).unwrap()).unwrap();
+            let mut published = read(&theirs[path]);
+            let removed = remove_descriptions(&mut published);
+            assert_eq!(read(bytes), published, "{version} {path}");
+            assert!(removed > 10, "{version} {path}: {removed} descriptions");
+        }
+        assert!(Bundle::parse(&theirs).is_ok());
+        let size = crate::bundle::pack(&theirs).unwrap().bytes.len();
+        assert!(size <= 200_000, "Flux {version} with descriptions has {size} bytes");
+    }
+}
+
+/// Counts what it removes. A property that is called "description" is a map and stays.
+fn remove_descriptions(value: &mut Value) -> usize {
+    match value {
+        Value::Object(fields) => {
+            let own = fields.get("description").is_some_and(Value::is_string);
+            if own {
+                fields.remove("description");
+            }
+            usize::from(own) + fields.values_mut().map(remove_descriptions).sum::<usize>()
+        }
+        Value::Array(items) => items.iter_mut().map(remove_descriptions).sum(),
+        _ => 0,
     }
 }

@@ -17,6 +17,15 @@ fn every_bundle_passes_the_validator() {
     }
 }
 
+/// One operator may hold many of them, and they travel to every site.
+#[test]
+fn bundles_are_small() {
+    for version in versions() {
+        let size = crate::bundle::pack(&source::compose(&sources(), &version).unwrap()).unwrap().bytes.len();
+        assert!(size <= 60_000, "Flux {version} has {size} bytes");
+    }
+}
+
 #[test]
 fn the_schema_is_up_to_date() {
     let path = root().join("bundles/bundle.schema.json");
