@@ -10,10 +10,12 @@ use crate::bundle::{
     Archive, Credentials, Repository, Selector, pack, read_folder, tag_of, unpack, version_of, versions,
 };
 use crate::render::digest as digest_of;
+use crate::render::scaffold::scaffold;
 use crate::render::{Bundle, Settings, check, images, source};
 
 pub(super) async fn run(command: BundleCommand) -> anyhow::Result<()> {
     match command {
+        BundleCommand::New { source, version, from, images } => new(&source, &version, from.as_deref(), &images),
         BundleCommand::Build { source, versions, output } => build(&source, versions, &output),
         BundleCommand::Push { files, to, registry } => {
             let repository = repository(&to, registry.insecure)?;
@@ -49,6 +51,23 @@ pub(super) async fn run(command: BundleCommand) -> anyhow::Result<()> {
             inspect(&Bundle::parse(&unpack(&archive.bytes)?)?, &digest, output)
         }
     }
+}
+
+fn new(folder: &Path, version: &str, from: Option<&str>, images: &[String]) -> anyhow::Result<()> {
+    let new = scaffold(&read_folder(folder)?, version, from, images).with_context(|| folder.display().to_string())?;
+    for (path, bytes) in &new.files {
+        let file = folder.join(path);
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        }
+        std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+        ui::out(file.display());
+    }
+    ui::talk(format!("made from {}; left to do:", new.from));
+    for sentence in &new.left {
+        ui::talk(format!("- {sentence}"));
+    }
+    Ok(())
 }
 
 fn build(folder: &Path, wanted: Vec<String>, output: &Path) -> anyhow::Result<()> {

@@ -58,6 +58,19 @@ struct OperatorArgs {
 
 #[derive(Subcommand)]
 enum BundleCommand {
+    /// Write the sources of a new version from those of an older one, and say what is left to do
+    New {
+        /// Source folder, such as bundles/flux
+        source: PathBuf,
+        /// The new version
+        version: String,
+        /// Version to start from [default: the newest one below]
+        #[arg(long)]
+        from: Option<String>,
+        /// An image that has another tag now; may be given several times
+        #[arg(long = "image", value_name = "NAME=TAG[@DIGEST]")]
+        images: Vec<String>,
+    },
     /// Build bundles from a source folder; the same sources always give the same digest
     Build {
         /// Source folder, such as bundles/flux

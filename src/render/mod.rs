@@ -27,6 +27,7 @@ pub mod object;
 pub mod patches;
 #[cfg(test)]
 mod rendered;
+pub mod scaffold;
 mod schema;
 mod selection;
 pub mod source;

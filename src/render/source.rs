@@ -38,6 +38,16 @@ pub enum ComposeError {
     /// A component without a name.
     #[error("{0}: every entry of components needs a name, and no two the same")]
     Components(String),
+    /// A CRD of which the sources have only the name.
+    #[error(
+        "{crd} is not in {version}/crds/; generate it with bundles/generate-crds.sh, or correct its name in components[].crds"
+    )]
+    NoCrd {
+        /// The version.
+        version: String,
+        /// Name of the CRD.
+        crd: String,
+    },
     /// A file that is no text or no YAML.
     #[error(transparent)]
     Yaml(#[from] YamlError),
@@ -74,14 +84,18 @@ pub fn compose(files: &BTreeMap<String, Vec<u8>>, version: &str) -> Result<BTree
             bundle.insert(path.to_owned(), bytes.clone());
         }
     }
-    fill_in_versions(&mut manifest, &bundle)?;
+    fill_in_versions(&mut manifest, version, &bundle)?;
     bundle.insert("bundle.yaml".to_owned(), yaml::emit(&manifest)?.into_bytes());
     Ok(bundle)
 }
 
 /// Sources need not repeat which versions a CRD serves and stores; the bundle says it. What they do say is kept, and held
 /// against the CRD when the bundle is read.
-fn fill_in_versions(manifest: &mut Value, files: &BTreeMap<String, Vec<u8>>) -> Result<(), YamlError> {
+fn fill_in_versions(
+    manifest: &mut Value,
+    version: &str,
+    files: &BTreeMap<String, Vec<u8>>,
+) -> Result<(), ComposeError> {
     let mut found = BTreeMap::new();
     for (path, bytes) in files.iter().filter(|(path, _)| path.starts_with("crds/")) {
         let crds = yaml::parse(path, &text(path, bytes)?)?.into_iter().filter_map(|crd| Object::try_from(crd).ok());
@@ -92,12 +106,17 @@ fn fill_in_versions(manifest: &mut Value, files: &BTreeMap<String, Vec<u8>>) -> 
     }
     let entries = manifest["components"].as_array_mut().into_iter().flatten();
     for crd in entries.filter_map(|component| component.get_mut("crds")?.as_array_mut()).flatten() {
-        let Some((served, stored)) = crd["name"].as_str().and_then(|name| found.get(name)) else { continue };
-        let (served, stored) = (served.clone(), stored.clone());
-        if let Some(entry) = crd.as_object_mut() {
-            entry.entry("served").or_insert_with(|| served.into());
-            entry.entry("stored").or_insert_with(|| stored.into());
+        // An entry without a name is refused when the bundle is read.
+        let Some(entry) = crd.as_object_mut() else { continue };
+        let Some(name) = entry.get("name").and_then(Value::as_str).map(str::to_owned) else { continue };
+        if entry.contains_key("served") && entry.contains_key("stored") {
+            continue;
         }
+        let Some((served, stored)) = found.get(&name).cloned() else {
+            return Err(ComposeError::NoCrd { version: version.to_owned(), crd: name });
+        };
+        entry.entry("served").or_insert_with(|| served.into());
+        entry.entry("stored").or_insert_with(|| stored.into());
     }
     Ok(())
 }
@@ -205,12 +224,37 @@ mod tests {
     }
 
     #[test]
+    fn versions_of_crds_are_filled_in_and_anchors_left_out() {
+        let crd = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: as.b.c}\nspec: {group: b.c, \
+                   scope: Cluster, names: {kind: A, plural: as}, versions: [{name: v2, served: true, storage: true}, \
+                   {name: v1, served: true, storage: false}, {name: v0, served: false, storage: false}]}\n";
+        let with = |entry: &str| {
+            let shared = format!(
+                "x-flags: &flags {{a: '1'}}\ncomponents: [{{name: x, flags: {{<<: *flags, b: ''}}, crds: [{entry}]}}]\n"
+            );
+            let own = ("1.0.0/version.yaml", "version: 1.0.0\ncomponents: [{name: x}]\n");
+            let bundle =
+                compose(&files(&[("bundle.yaml", &shared), own, ("1.0.0/crds/a.yaml", crd)]), "1.0.0").unwrap();
+            read("bundle.yaml", &bundle["bundle.yaml"]).unwrap()
+        };
+        let crd = serde_json::json!({"name": "as.b.c", "served": ["v1", "v2"], "stored": "v2"});
+        let component = serde_json::json!({"name": "x", "flags": {"a": "1", "b": ""}, "crds": [crd]});
+        let expected = serde_json::json!({"version": "1.0.0", "components": [component]});
+        assert_eq!(with("{name: as.b.c}"), expected);
+        assert_eq!(with("{name: as.b.c, served: [v9], stored: v9}")["components"][0]["crds"][0]["stored"], "v9");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let error = |entries: &[(&str, &str)]| compose(&files(entries), "1.0.0").unwrap_err().to_string();
         assert_eq!(error(&[("2.0.0/version.yaml", "")]), "1.0.0/version.yaml does not exist; there is: 2.0.0");
         assert_eq!(
             error(&[("1.0.0/version.yaml", "version: 1.0.1")]),
             "1.0.0/version.yaml: version is 1.0.1; it has to be 1.0.0, as the folder"
+        );
+        assert_eq!(
+            error(&[("1.0.0/version.yaml", "version: 1.0.0\ncomponents: [{name: x, crds: [{name: as.b.c}]}]")]),
+            "as.b.c is not in 1.0.0/crds/; generate it with bundles/generate-crds.sh, or correct its name in components[].crds"
         );
         assert!(error(&[("template/a.yaml", "")]).starts_with("template/a.yaml has no place"));
         assert!(error(&[("1.0.0/version.yaml", "version: 1.0.0\ncomponents: [{tag: x}]")]).contains("needs a name"));
