@@ -74,12 +74,20 @@ fn admission_says_what_is_allowed() {
         value_of[field] = value;
         value_of
     };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for image in
+        ["m.example/s", "m.example:5000/a/s:v1", &format!("m.example/s:v1@{digest}"), &format!("m.example/s@{digest}")]
+    {
+        let images = json!({"source-controller": image});
+        table.row("image that is allowed", &refused(&set(&good, "/distribution/images", images)), "accepted");
+    }
     for sync in [&git, &oci, &bucket] {
         table.row("sync that is allowed", &refused(&set(&good, "/sync", sync.clone())), "accepted");
     }
     let artifact = "must be oci://HOST[:PORT]/REPOSITORY without tag or digest, such as oci://ghcr.io/example/headwater/flux; \
                     spec.distribution.version selects the version";
     let registry = "must be HOST[:PORT]/PATH without scheme, such as ghcr.io/fluxcd";
+    let images = "each image must be HOST[:PORT]/PATH[:TAG][@DIGEST] without scheme, such as mirror.example:5000/flux/source-controller";
     let component = "each component must be a name such as source-controller (lower case letters, digits and dashes)";
     let interval = "must be a duration such as 10m, between 30s and 24h";
     let timeout = "must be a duration such as 5m, between 1s and 1h";
@@ -91,6 +99,9 @@ fn admission_says_what_is_allowed() {
         ("/distribution/version", json!(2), invalid("distribution.version", "\"integer\"", "spec.distribution.version in body must be of type string: \"integer\"")),
         ("/distribution/registry", json!("https://ghcr.io/fluxcd"), invalid("distribution.registry", "\"https://ghcr.io/fluxcd\"", registry)),
         ("/distribution/registry", json!("ghcr.io/Flux CD"), invalid("distribution.registry", "\"ghcr.io/Flux CD\"", registry)),
+        ("/distribution/images", json!({"source-controller": "https://m.example/s"}), format!("spec.distribution.images: Invalid value: {images}")),
+        ("/distribution/images", json!({"source-controller": "m.example/s@sha256:12"}), format!("spec.distribution.images: Invalid value: {images}")),
+        ("/distribution/pinImages", json!("yes"), invalid("distribution.pinImages", "\"string\"", "spec.distribution.pinImages in body must be of type boolean: \"string\"")),
         ("/distribution/artifact", json!("ghcr.io/x/y"), invalid("distribution.artifact", "\"ghcr.io/x/y\"", artifact)),
         ("/distribution/artifact", json!("oci://ghcr.io"), invalid("distribution.artifact", "\"oci://ghcr.io\"", artifact)),
         ("/distribution/artifact", json!("oci://ghcr.io/x/y:v1"), invalid("distribution.artifact", "\"oci://ghcr.io/x/y:v1\"", artifact)),
@@ -103,6 +114,7 @@ fn admission_says_what_is_allowed() {
         ("/components", json!(["a", "a"]), "spec.components[1]: Duplicate value: \"a\"".to_owned()),
         ("/cluster/domain", json!("Cluster_local"), invalid("cluster.domain", "\"Cluster_local\"", "must be a DNS domain such as cluster.local")),
         ("/cluster/networkPolicy", json!("no"), invalid("cluster.networkPolicy", "\"string\"", "spec.cluster.networkPolicy in body must be of type boolean: \"string\"")),
+        ("/cluster/size", json!("huge"), "spec.cluster.size: Unsupported value: \"huge\": supported values: \"small\", \"medium\", \"large\"".to_owned()),
         ("/interval", json!("10"), invalid("interval", "\"10\"", interval)),
         ("/interval", json!("5s"), invalid("interval", "\"5s\"", interval)),
         ("/interval", json!("25h"), invalid("interval", "\"25h\"", interval)),
@@ -320,7 +332,9 @@ fn specs_that_fit_nothing_are_refused_by_field() {
         ("/distribution/artifactPullSecret", json!({"name": "nope"}), "SecretFailed", format!("{pull}: Secret nope does not exist in namespace specs")),
         ("/distribution/artifactPullSecret", json!({"name": "other-key"}), "SecretFailed", format!("{pull}: Secret other-key has no key .dockerconfigjson (found: config.json); create it with `kubectl create secret docker-registry`")),
         ("/distribution/artifactPullSecret", json!({"name": "no-json"}), "ArtifactRejected", format!("{pull}: Secret no-json, key .dockerconfigjson: is not JSON")),
-        ("/components", json!(["source-controler"]), "BuildFailed", "spec.components[0]: \"source-controler\" is not in bundle flux 2.9.4; it has: source-controller, kustomize-controller, helm-controller, notification-controller; did you mean source-controller?".into()),
+        ("/components", json!(["source-controler"]), "BuildFailed", "spec.components[0]: \"source-controler\" is not in bundle flux 2.9.4; it has: source-controller, kustomize-controller, helm-controller, notification-controller, image-reflector-controller, image-automation-controller, source-watcher; did you mean source-controller?".into()),
+        ("/distribution/images", json!({"source-controler": "m.example/s"}), "BuildFailed", "spec.distribution.images: \"source-controler\" is no image of bundle flux 2.9.4; it has: source-controller, kustomize-controller, helm-controller, notification-controller, image-reflector-controller, image-automation-controller, source-watcher; did you mean source-controller?".into()),
+        ("/distribution", json!({"version": NEW, "insecure": true, "artifact": world().repository("flux"), "pinImages": true, "images": {"source-controller": "m.example/s:v2"}}), "BuildFailed", "spec.distribution.pinImages: the digest of m.example/s:v2 is not known; give it in spec.distribution.images as source-controller: m.example/s:v2@sha256:..., or leave pinImages out".into()),
         ("/components", json!(["helm-controller"]), "BuildFailed", "spec.components: \"helm-controller\" needs \"source-controller\"; add it to spec.components".into()),
         ("/kustomize", patches("{spec: {replicas: 2}}", json!({"kind": "Deployment", "name": "sourc-controller"})), "BuildFailed", "spec.kustomize.patches[0].target: {kind: Deployment, name: sourc-controller} matches none of the 32 objects; the nearest is Deployment flux-system/source-controller".into()),
         ("/kustomize", patches("{spec: [", json!({"kind": "Deployment"})), "BuildFailed", "spec.kustomize.patches[0].patch: line 1, column 8: unclosed bracket '[' at line 1, column 8".into()),

@@ -13,6 +13,7 @@
 
 mod bad_input;
 mod cli;
+mod content;
 mod drift;
 mod failure;
 mod harness;
