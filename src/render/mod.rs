@@ -147,22 +147,19 @@ fn title(bundle: &Bundle) -> String {
 /// The selected components as templates see them: with their images, and what the size of the cluster says.
 fn components(bundle: &Bundle, settings: &Settings, selected: &[&Component]) -> Result<Vec<Value>, RenderError> {
     let images = images::images_of(bundle, settings, selected)?;
-    let written = |component: &Component| -> BTreeMap<&str, &str> {
-        let own = images.iter().filter(|image| image.component == component.name);
-        own.map(|image| (image.name.as_str(), image.written.as_str())).collect()
-    };
     let values = selected.iter().map(|component| {
         let profile = settings.cluster.size.and_then(|size| component.profiles.get(&size)).cloned().unwrap_or_default();
         let mut resources = component.resources.clone();
         resources.requests.extend(profile.resources.requests);
         resources.limits.extend(profile.resources.limits);
-        let images = written(component);
+        let images = || images.iter().filter(|image| image.component == component.name);
+        let own = images().find(|image| image.name == component.image);
         json!({
             "name": component.name,
-            "image": images.get(component.image.as_str()),
-            "images": images,
-            "tag": component.tag,
-            "digest": component.digest,
+            "image": own.map(|image| &image.written),
+            "images": images().map(|image| (&image.name, &image.written)).collect::<BTreeMap<_, _>>(),
+            "tag": own.map(|image| &image.tag),
+            "digest": own.and_then(|image| image.digest.as_ref()),
             "crds": component.crds,
             "flags": profile.flags,
             "resources": {"requests": resources.requests, "limits": resources.limits},

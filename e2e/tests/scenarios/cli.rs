@@ -28,6 +28,34 @@ fn bundles_are_reproducible() {
     }
 }
 
+/// A patch release is written from the version before; what is there already is left alone.
+#[test]
+fn a_new_version_is_written_from_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, bytes) in headwater::bundle::read_folder(in_repository("bundles/flux").as_ref()).unwrap() {
+        let file = folder.path().join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+    let sources = folder.path().display().to_string();
+    let new = || headwater(&["bundle", "new", &sources, "2.9.5", "--image", "source-controller=v1.9.5"], &[]);
+    let first = new();
+    assert_eq!(first.code, 0, "{first:?}");
+    assert_eq!(first.stdout, format!("{sources}/2.9.5/crds.txt\n{sources}/2.9.5/version.yaml\n"));
+    assert!(first.stderr.contains("- digests missing: source-controller:v1.9.5;"), "{first:?}");
+    let written = std::fs::read(folder.path().join("2.9.5/version.yaml")).unwrap();
+
+    let again = new();
+    assert_eq!(again.code, 2, "{again:?}");
+    assert_eq!(again.stderr, format!("error: {sources}: 2.9.5/ exists already; edit it, or remove it first\n"));
+    assert_eq!(std::fs::read(folder.path().join("2.9.5/version.yaml")).unwrap(), written);
+
+    // What is left to do is named by what comes next, too.
+    let built = headwater(&["bundle", "build", &sources, "--version", "2.9.5", "-o", &sources], &[]);
+    assert_eq!(built.code, 2, "{built:?}");
+    assert!(built.stderr.contains("is not in 2.9.5/crds/; generate it with bundles/generate-crds.sh"), "{built:?}");
+}
+
 /// Push, list, inspect and pull give back what was put in, through a registry that wants a password.
 #[test]
 fn bundles_go_through_a_registry_with_a_password() {
