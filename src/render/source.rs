@@ -149,8 +149,8 @@ pub(super) fn text(path: &str, bytes: &[u8]) -> Result<String, YamlError> {
     })
 }
 
-/// A JSON merge patch, without fields whose name starts with `x-`, but for `components`: the version says which there are and in which order, and each
-/// entry is laid over the shared one of the same name.
+/// A JSON merge patch, but for `components`: the version says which there are and in which order, and each entry is laid over
+/// the shared one of the same name. Fields whose name starts with `x-` are left out.
 fn overlay(mut shared: Value, mut own: Value, own_path: &str) -> Result<Value, ComposeError> {
     let take = |value: &mut Value, path: &str| -> Result<Vec<(String, Value)>, ComposeError> {
         let Some(components) = value.as_object_mut().and_then(|map| map.remove("components")) else {
