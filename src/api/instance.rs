@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Timeout};
+use super::{Interval, Timeout, Tofu};
 
 /// Namespace on the target cluster where Flux lives.
 pub const FLUX_NAMESPACE: &str = "flux-system";
@@ -62,6 +62,10 @@ pub struct FluxInstanceSpec {
     /// The source and Kustomization that Flux starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
+
+    /// How tofu-controller is installed, where it is one of the components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tofu: Option<Tofu>,
 
     /// How often the bundle repository and the whole cluster state are looked at anew. Changes of managed
     /// objects are noticed at once; this is the safety net.

@@ -8,7 +8,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::{GenerateCommand, ui};
-use crate::api::{FLUX_NAMESPACE, FluxInstance, Sync, SyncKind};
+use crate::api::{FLUX_NAMESPACE, FluxInstance, Sync, SyncKind, Tofu};
 use crate::bundle::{read_folder, versions};
 use crate::plan::CRD;
 use crate::render::{Bundle, Settings, render, source, yaml};
@@ -106,8 +106,10 @@ struct Needs {
     cluster: BTreeMap<(String, String), BTreeSet<String>>,
     /// group -> plurals of custom resources: a CRD is deleted only when none of its objects is left anywhere.
     custom: BTreeMap<String, BTreeSet<String>>,
-    /// Roles that bundles bind.
+    /// Cluster roles that bundles bind.
     bound: BTreeSet<String>,
+    /// Roles of the installation's namespace.
+    roles: BTreeSet<String>,
 }
 
 /// What applying any of the bundles in a folder takes, and nothing else.
@@ -130,6 +132,10 @@ fn target_rbac(folder: &Path) -> anyhow::Result<Vec<Value>> {
             .collect()
     };
     let mut namespaced = owned(&needs.namespaced, &[READ, WRITE].concat());
+    if !needs.roles.is_empty() {
+        let roles: Vec<String> = needs.roles.iter().cloned().collect();
+        namespaced.push(rule(&["rbac.authorization.k8s.io"], &["roles"], &roles, &["escalate", "bind"]));
+    }
     namespaced.push(rule(&[""], &["configmaps"], &[], READ));
     namespaced.push(rule(&[""], &["configmaps"], &[], &["create"]));
     namespaced.push(rule(&[""], &["configmaps"], &[crate::cluster::INVENTORY_NAME.to_owned()], &["update", "delete"]));
@@ -186,6 +192,7 @@ fn collect(bundle: &Bundle, sync: Option<SyncKind>, needs: &mut Needs) -> anyhow
         namespace: FLUX_NAMESPACE.to_owned(),
         components: Some(bundle.manifest().components.iter().map(|c| c.name.clone()).collect()),
         sync,
+        tofu: Some(Tofu { branch_planner: true, aws_package: true, ..Tofu::default() }),
         ..Settings::default()
     };
     for object in render(bundle, &settings)? {
@@ -196,9 +203,12 @@ fn collect(bundle: &Bundle, sync: Option<SyncKind>, needs: &mut Needs) -> anyhow
         } else {
             needs.cluster.entry((kind.group.clone(), kind.plural.clone())).or_default().insert(name);
         }
-        if let Some(role) = object.value()["roleRef"]["name"].as_str() {
-            needs.bound.insert(role.to_owned());
-        }
+        let role = &object.value()["roleRef"];
+        match (role["kind"].as_str(), role["name"].as_str()) {
+            (Some("Role"), Some(name)) => needs.roles.insert(name.to_owned()),
+            (_, Some(name)) => needs.bound.insert(name.to_owned()),
+            (_, None) => false,
+        };
         if kind.kind == CRD {
             let text =
                 |pointer: &str| object.value().pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();

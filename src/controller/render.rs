@@ -23,6 +23,7 @@ pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
         cluster: spec.cluster.clone(),
         common_metadata: spec.common_metadata.clone(),
         sync: spec.sync.clone(),
+        tofu: spec.tofu.clone(),
         patches: spec.kustomize.as_ref().map(|k| k.patches.clone()).unwrap_or_default(),
         owner_labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect::<BTreeMap<_, _>>(),
     }

@@ -8,15 +8,16 @@ use super::testing::{FLUX, bundle, defaults, sources, versions};
 use super::*;
 
 /// What a component cannot be without, said once more here: a requirement that gets lost in a bundle is noticed.
-const NEEDS: [(&str, &[&str]); 4] = [
+const NEEDS: [(&str, &[&str]); 5] = [
     ("kustomize-controller", &["source-controller"]),
     ("helm-controller", &["source-controller"]),
     ("image-automation-controller", &["source-controller", "image-reflector-controller"]),
     ("source-watcher", &["source-controller"]),
+    ("tofu-controller", &["source-controller"]),
 ];
 
-/// Objects of a component beside its account and its Deployment: CRDs and Services.
-const OWN: [(&str, usize, usize); 7] = [
+/// Objects of a component beside its account and its Deployment: CRDs, and Services or what else it has.
+const OWN: [(&str, usize, usize); 8] = [
     ("source-controller", 6, 1),
     ("kustomize-controller", 1, 0),
     ("helm-controller", 1, 0),
@@ -24,14 +25,16 @@ const OWN: [(&str, usize, usize); 7] = [
     ("image-reflector-controller", 2, 0),
     ("image-automation-controller", 1, 0),
     ("source-watcher", 1, 1),
+    // The account of runners, three cluster roles and a role, and their bindings.
+    ("tofu-controller", 1, 9),
 ];
 
 /// Namespace, quota, three cluster roles, two bindings of such, three network policies.
 const SHARED: usize = 10;
 
 fn subsets() -> impl Iterator<Item = Vec<&'static str>> {
-    (1_u32..1 << FLUX.len()).map(|bits| {
-        let chosen = FLUX.iter().enumerate().filter(|(i, _)| bits & (1 << i) != 0);
+    (1_u32..1 << OWN.len()).map(|bits| {
+        let chosen = OWN.iter().map(|row| &row.0).enumerate().filter(|(i, _)| bits & (1 << i) != 0);
         chosen.map(|(_, name)| *name).collect()
     })
 }
@@ -74,14 +77,15 @@ fn try_all_combinations(version: &str) {
         };
         let chosen: BTreeSet<&str> = components.iter().copied().collect();
         assert_eq!(named("Deployment"), chosen, "{version}");
-        assert_eq!(named("ServiceAccount"), chosen, "{version}");
-        let own = OWN.iter().filter(|row| chosen.contains(row.0)).map(|(_, crds, services)| 2 + crds + services);
+        let runners = chosen.contains("tofu-controller").then_some("tf-runner");
+        assert_eq!(named("ServiceAccount"), chosen.iter().copied().chain(runners).collect(), "{version}");
+        let own = OWN.iter().filter(|row| chosen.contains(row.0)).map(|(_, crds, others)| 2 + crds + others);
         assert_eq!(objects.len(), SHARED + own.sum::<usize>(), "{version} {components:?}");
         assert_eq!(told_of_external_artifacts(&objects), readers(&chosen), "{version} {components:?}");
     }
-    // With source-controller: 2 (kustomize) x 2 (helm) x 2 (notification) x 3 (images) x 2 (source-watcher); without it:
-    // 2 x 2, but for nothing at all.
-    assert_eq!(allowed, 48 + 3, "{version}");
+    // With source-controller: 2 (kustomize) x 2 (helm) x 2 (notification) x 3 (images) x 2 (source-watcher) x 2 (tofu);
+    // without it: 2 x 2, but for nothing at all.
+    assert_eq!(allowed, 96 + 3, "{version}");
 }
 
 /// kustomize- and helm-controller read what source-watcher makes only when told to.
@@ -144,7 +148,7 @@ fn what_a_bundle_does_not_have_cannot_be_installed() {
     assert_eq!(
         render(&old, &with(&["source-controller", "source-watcher"])).unwrap_err().to_string(),
         "spec.components[1]: \"source-watcher\" is not in bundle flux 2.6.4; it has: source-controller, kustomize-controller, \
-         helm-controller, notification-controller, image-reflector-controller, image-automation-controller; did you mean \
+         helm-controller, notification-controller, image-reflector-controller, image-automation-controller, tofu-controller; did you mean \
          source-controller?"
     );
     assert_eq!(

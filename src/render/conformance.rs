@@ -1,5 +1,6 @@
 //! The bundles in `bundles/` against the real thing: what we render with default settings is what
-//! `flux install --export` gives, but for the differences listed in `bundles/flux/differences.yaml`.
+//! `flux install --export` and the chart of tofu-controller give, but for the differences listed in
+//! `bundles/flux/differences.yaml`.
 //!
 //! The upstream files are not part of the repository; without them (`../shared/upstream`) the comparison says
 //! that it was skipped.
@@ -7,137 +8,31 @@
 //! Test code: may read files.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::testing::{FLUX, bundle, defaults, read_folder, root, sources, versions};
+use super::comparison::{Comparison, Selection, by_name, load, upstream_folder};
+use super::testing::{FLUX, bundle, defaults, read_folder, sources, versions};
 use super::*;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Allowed {
-    /// The selection of components it is for; unset means all.
-    #[serde(default)]
-    selection: Option<Selection>,
-    object: String,
-    path: String,
-    kind: String,
-    r#type: String,
-    reason: String,
-}
-
-/// Selections that are compared with upstream.
-#[derive(Deserialize, Debug, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum Selection {
-    Default,
-    All,
-}
-
-struct Difference {
-    object: String,
-    path: Vec<String>,
-    kind: &'static str,
-    value: Value,
-}
-
-impl Allowed {
-    fn covers(&self, selection: Selection, difference: &Difference) -> bool {
-        let object = self
-            .object
-            .strip_suffix('*')
-            .map_or_else(|| self.object == difference.object, |prefix| difference.object.starts_with(prefix));
-        let right_type = match self.r#type.as_str() {
-            "string" => difference.value.is_string(),
-            "list" => difference.value.is_array(),
-            "map" => difference.value.is_object(),
-            other => panic!("differences.yaml: type {other} is not one of string, list, map"),
-        };
-        let pattern: Vec<&str> = self.path.split('.').collect();
-        let selected = self.selection.is_none_or(|own| own == selection);
-        selected && object && right_type && self.kind == difference.kind && path_matches(&pattern, &difference.path)
-    }
-}
-
-fn path_matches(pattern: &[&str], path: &[String]) -> bool {
-    match (pattern.first(), path.first()) {
-        (None, None) => true,
-        (Some(&"**"), _) => {
-            path_matches(&pattern[1..], path) || (!path.is_empty() && path_matches(pattern, &path[1..]))
-        }
-        (Some(&part), Some(field)) => (part == "*" || part == field) && path_matches(&pattern[1..], &path[1..]),
-        _ => false,
-    }
-}
-
-fn differences(object: &str, path: &[String], upstream: &Value, ours: &Value, found: &mut Vec<Difference>) {
-    let mut add = |path: Vec<String>, kind, value: &Value| {
-        found.push(Difference { object: object.to_owned(), path, kind, value: value.clone() });
-    };
-    let at = |part: String| path.iter().cloned().chain([part]).collect::<Vec<_>>();
-    match (upstream, ours) {
-        (Value::Object(a), Value::Object(b)) => {
-            b.iter()
-                .filter(|(name, _)| !a.contains_key(*name))
-                .for_each(|(name, value)| add(at(name.clone()), "extra", value));
-            for (name, value) in a {
-                match b.get(name) {
-                    None => found.push(Difference {
-                        object: object.to_owned(),
-                        path: at(name.clone()),
-                        kind: "missing",
-                        value: value.clone(),
-                    }),
-                    Some(other) => differences(object, &at(name.clone()), value, other, found),
-                }
-            }
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            for i in 0..a.len().max(b.len()) {
-                match (a.get(i), b.get(i)) {
-                    (Some(x), Some(y)) => differences(object, &at(i.to_string()), x, y, found),
-                    (Some(x), None) => found.push(Difference {
-                        object: object.to_owned(),
-                        path: at(i.to_string()),
-                        kind: "missing",
-                        value: x.clone(),
-                    }),
-                    (None, Some(y)) => found.push(Difference {
-                        object: object.to_owned(),
-                        path: at(i.to_string()),
-                        kind: "extra",
-                        value: y.clone(),
-                    }),
-                    (None, None) => {}
-                }
-            }
-        }
-        (a, b) if a != b => add(path.to_vec(), "changed", b),
-        _ => {}
-    }
-}
 
 /// `flux install --export` of some components, put together from the export of all components and the files of the single
 /// controllers, which hold the CRDs.
 fn upstream(folder: &Path, bundle: &Bundle, selection: Selection) -> BTreeMap<String, Value> {
     let manifest = bundle.manifest();
-    let load = |name: String| yaml::parse(&name, &fs::read_to_string(folder.join(&name)).unwrap()).unwrap();
     let selected: Vec<&str> = manifest
         .components
         .iter()
-        .filter(|c| c.default || selection == Selection::All)
+        .filter(|c| c.default || (selection == Selection::All && FLUX.contains(&c.name.as_str())))
         .map(|c| c.name.as_str())
         .collect();
-    let mut objects: Vec<Value> = load("gotk-components.no-crds.yaml".to_owned());
+    let mut objects: Vec<Value> = load(folder, "gotk-components.no-crds.yaml");
     objects.retain(|object| {
         let component = object["metadata"]["labels"]["app.kubernetes.io/component"].as_str();
         component.is_none_or(|name| selected.contains(&name))
     });
     for name in selected {
-        for mut crd in load(format!("{name}.yaml")) {
+        for mut crd in load(folder, &format!("{name}.yaml")) {
             if crd["kind"] == "CustomResourceDefinition" {
                 crd["metadata"]["labels"]["app.kubernetes.io/instance"] = "flux-system".into();
                 crd["metadata"]["labels"]["app.kubernetes.io/version"] = manifest.app_version.clone().into();
@@ -145,61 +40,25 @@ fn upstream(folder: &Path, bundle: &Bundle, selection: Selection) -> BTreeMap<St
             }
         }
     }
-    let keyed = objects.into_iter().map(|value| (Object::try_from(value.clone()).unwrap().key().to_string(), value));
-    keyed.collect()
+    by_name(objects.into_iter().map(|value| Object::try_from(value).unwrap()).collect())
 }
 
 #[test]
-fn what_is_rendered_is_what_flux_install_gives() {
-    let allowed = fs::read_to_string(root().join("bundles/flux/differences.yaml")).unwrap();
-    let allowed: Vec<Allowed> = serde_json::from_value(yaml::parse_one("differences.yaml", &allowed).unwrap()).unwrap();
-    assert!(allowed.iter().all(|row| !row.reason.is_empty()));
-    let mut used = vec![false; allowed.len()];
-    let mut compared = 0;
+fn what_is_rendered_is_what_upstream_gives() {
+    let mut comparison = Comparison::new("bundles/flux/differences.yaml");
     for version in versions() {
-        let folder = root().join("../shared/upstream/flux").join(format!("v{version}"));
-        if !folder.exists() {
-            println!("skipped: no upstream manifests of Flux {version} beside the repository");
-            continue;
-        }
-        compared += 1;
         let bundle = bundle(&version);
+        conformance_tofu::compare(&mut comparison, &bundle);
+        let Some(folder) = upstream_folder(&format!("flux/v{version}")) else { continue };
         for (selection, components, count) in [(Selection::Default, None, 32), (Selection::All, Some(FLUX), 43)] {
             let components = components.map(|names| names.map(str::to_owned).to_vec());
-            let ours = render(&bundle, &Settings { components, ..defaults() }).unwrap();
-            let ours: BTreeMap<String, Value> =
-                ours.into_iter().map(|o| (o.key().to_string(), o.into_value())).collect();
-            let upstream = upstream(&folder, &bundle, selection);
-            assert_eq!(ours.keys().collect::<Vec<_>>(), upstream.keys().collect::<Vec<_>>(), "{version}");
+            let ours = by_name(render(&bundle, &Settings { components, ..defaults() }).unwrap());
             assert_eq!(ours.len(), count);
-            let mut found = Vec::new();
-            for (name, value) in &upstream {
-                differences(name, &[], value, &ours[name], &mut found);
-            }
-            let mut unknown = Vec::new();
-            for difference in &found {
-                let rows: Vec<usize> =
-                    (0..allowed.len()).filter(|i| allowed[*i].covers(selection, difference)).collect();
-                for i in &rows {
-                    used[*i] = true;
-                }
-                if rows.is_empty() {
-                    let Difference { object, path, kind, value } = difference;
-                    unknown.push(format!("{object}: {} is {kind}: {value}", path.join(".")));
-                }
-            }
-            assert!(unknown.is_empty(), "Flux {version}: {} differences:\n{}", unknown.len(), unknown.join("\n"));
-            println!("Flux {version}, {selection:?}: {} objects, {} differences, all allowed", ours.len(), found.len());
+            let title = format!("Flux {version}, {selection:?}");
+            comparison.compare(&title, selection, &upstream(&folder, &bundle, selection), &ours);
         }
     }
-    for (row, used) in allowed.iter().zip(used) {
-        assert!(
-            used || compared < 2,
-            "differences.yaml: the row {} {} matches nothing; remove it",
-            row.object,
-            row.path
-        );
-    }
+    comparison.finish();
 }
 
 /// The published form of a bundle has the descriptions of all fields, so that `kubectl explain` works; nothing else may differ from what

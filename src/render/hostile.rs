@@ -10,12 +10,16 @@ use serde_json::Value;
 use super::testing::{bundle, sync};
 use super::*;
 
+/// Those whose templates read settings.
+const COMPONENTS: [&str; 4] =
+    ["source-controller", "kustomize-controller", "notification-controller", "tofu-controller"];
+
 /// Settings in which every text is `mark` and a number, so that each can be found again.
 fn marked(mark: &str) -> Settings {
     let text = |n: u8| format!("{mark}{n}");
     Settings {
         namespace: text(0),
-        components: None,
+        components: Some(COMPONENTS.map(str::to_owned).to_vec()),
         registry: Some(text(1)),
         images: BTreeMap::new(),
         pin_images: false,
@@ -30,6 +34,14 @@ fn marked(mark: &str) -> Settings {
             pull_secret: Some(text(8)),
             interval: api::Interval(text(9)),
             ..sync(api::SyncKind::GitRepository, &text(0), &text(1))
+        }),
+        tofu: Some(api::Tofu {
+            allowed_namespaces: vec![api::NamespaceName(text(3))],
+            runner: api::TofuRunner {
+                service_account: api::TofuServiceAccount { annotations: [(text(4), text(5))].into() },
+            },
+            branch_planner: true,
+            aws_package: true,
         }),
         patches: Vec::new(),
         owner_labels: [("headwater.dev/instance".to_owned(), text(2))].into(),

@@ -16,8 +16,13 @@ pub mod bundle;
 #[cfg(test)]
 mod combinations;
 #[cfg(test)]
-#[allow(clippy::print_stdout, reason = "tells what was skipped and what was measured")]
+#[allow(clippy::print_stdout, reason = "tells what was skipped")]
+mod comparison;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod conformance_tofu;
+mod crd;
 #[cfg(test)]
 mod hostile;
 pub mod images;
@@ -67,6 +72,8 @@ pub struct Settings {
     pub common_metadata: Option<api::CommonMetadata>,
     /// The source and the Kustomization to start from.
     pub sync: Option<api::Sync>,
+    /// How tofu-controller is installed.
+    pub tofu: Option<api::Tofu>,
     /// Changes to what was rendered, in order.
     pub patches: Vec<api::Patch>,
     /// Labels by which the operator knows its objects. Nothing can override them.
@@ -107,9 +114,7 @@ pub fn render(bundle: &Bundle, settings: &Settings) -> Result<Vec<Object>, Rende
         for crd in &component.crds {
             // Parsing the bundle has made sure that every CRD is there.
             let Some(crd) = bundle.crd(&crd.name) else { continue };
-            let mut crd = crd.clone();
-            add_crd_metadata(bundle, &context, value, &mut crd).map_err(refuse)?;
-            objects.push(crd);
+            objects.push(crd::complete(bundle, &context, value, crd).map_err(refuse)?);
         }
     }
     for name in bundle.templates.names() {
@@ -188,32 +193,8 @@ fn context(bundle: &Bundle, settings: &Settings, components: &[Value]) -> Contex
     context.insert("selected", &components.iter().map(|c| &c["name"]).collect::<Vec<_>>());
     context.insert("components", components);
     context.insert("sync", &sync);
+    context.insert("tofu", &settings.tofu);
     context
-}
-
-/// Adds the labels and annotations that the bundle has for its CRDs: the CRD files are as the generator wrote
-/// them, and do not know the namespace.
-fn add_crd_metadata(bundle: &Bundle, context: &Context, component: &Value, crd: &mut Object) -> Result<(), String> {
-    if !bundle.templates.has(bundle::CRD_TEMPLATE) {
-        return Ok(());
-    }
-    let mut context = context.clone();
-    context.insert("component", component);
-    context.insert("crd", &json!({"name": crd.key().name}));
-    let output = bundle.templates.render(bundle::CRD_TEMPLATE, &context)?;
-    let file = format!("output of templates/{}", bundle::CRD_TEMPLATE);
-    let value = yaml::parse_one(&file, &output).map_err(|error| error.to_string())?;
-    if let Some(name) = value.as_object().and_then(|map| map.keys().find(|k| *k != "labels" && *k != "annotations")) {
-        return Err(format!("{file}: {name} is not allowed; only labels and annotations are"));
-    }
-    let metadata: api::CommonMetadata = serde_json::from_value(value).map_err(|error| format!("{file}: {error}"))?;
-    for (name, value) in &metadata.labels {
-        crd.set_label(name, value);
-    }
-    for (name, value) in &metadata.annotations {
-        crd.set_annotation(name, value);
-    }
-    Ok(())
 }
 
 /// Makes sure that the kind is known (without that there is no URL) and that the namespace fits it.

@@ -85,7 +85,7 @@ fn components_decide_what_is_rendered() {
         error(&["source-controller", "kustomise-controller"]),
         "spec.components[1]: \"kustomise-controller\" is not in bundle flux 2.9.4; it has: source-controller, \
          kustomize-controller, helm-controller, notification-controller, image-reflector-controller, \
-         image-automation-controller, source-watcher; did you mean kustomize-controller?"
+         image-automation-controller, source-watcher, tofu-controller; did you mean kustomize-controller?"
     );
     assert_eq!(
         error(&["helm-controller"]),

@@ -245,9 +245,11 @@ fn core(version: &str) -> String {
 /// The API module of an image has its name in its path, and the version of its tag.
 fn crds_txt(old: &str, images: &[NewImage]) -> String {
     let follow = |line: &str| {
-        let (module, _) = line.split_once(' ').filter(|_| !line.starts_with('#'))?;
+        let mut words = line.splitn(3, ' ');
+        let module = words.next().filter(|_| !line.starts_with('#'))?;
         let image = images.iter().find(|image| module.split('/').any(|part| part == image.name))?;
-        Some(format!("{module} v{}", image.tag.trim_start_matches('v')))
+        let file = words.nth(1).map(|file| format!(" {file}")).unwrap_or_default();
+        Some(format!("{module} v{}{file}", image.tag.trim_start_matches('v')))
     };
     let mut text = String::with_capacity(old.len());
     for line in old.lines() {
@@ -257,13 +259,17 @@ fn crds_txt(old: &str, images: &[NewImage]) -> String {
     text
 }
 
+fn first_two_words(line: &str) -> Option<(&str, &str)> {
+    let mut words = line.split(' ');
+    Some((words.next()?, words.next()?))
+}
+
 /// The lines of a `go.sum` that speak of modules in a `crds.txt`.
 fn still_needed(sums: &str, modules: &str) -> String {
-    let modules: BTreeSet<(&str, &str)> = modules.lines().filter_map(|line| line.split_once(' ')).collect();
+    let modules: BTreeSet<(&str, &str)> = modules.lines().filter_map(first_two_words).collect();
     let needed = |line: &&str| {
-        let mut parts = line.split(' ');
-        let (Some(module), Some(version)) = (parts.next(), parts.next()) else { return false };
-        modules.contains(&(module, version.trim_end_matches("/go.mod")))
+        first_two_words(line)
+            .is_some_and(|(module, version)| modules.contains(&(module, version.trim_end_matches("/go.mod"))))
     };
     sums.lines().filter(needed).flat_map(|line| [line, "\n"]).collect()
 }

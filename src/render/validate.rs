@@ -7,7 +7,7 @@ use super::{Bundle, RenderError, Settings, render};
 use crate::api;
 
 /// Renders a bundle in the ways that matter: with each component and what it needs, with the defaults and with all, with and
-/// without network policies, with every kind of sync, and for every size of cluster.
+/// without network policies, with every kind of sync, with the parts of `spec.tofu`, and for every size of cluster.
 pub fn check(bundle: &Bundle) -> Result<(), RenderError> {
     let components = &bundle.manifest().components;
     let all: Vec<String> = components.iter().map(|c| c.name.clone()).collect();
@@ -25,6 +25,15 @@ pub fn check(bundle: &Bundle) -> Result<(), RenderError> {
             let cluster = api::Cluster { network_policy, ..api::Cluster::default() };
             render(bundle, &Settings { cluster, sync: Some(sync), ..base.clone() })?;
         }
+    }
+    let tofu = api::Tofu {
+        allowed_namespaces: vec![api::NamespaceName("other".to_owned())],
+        runner: api::TofuRunner::default(),
+        branch_planner: true,
+        aws_package: true,
+    };
+    for tofu in [api::Tofu::default(), tofu] {
+        render(bundle, &Settings { tofu: Some(tofu), ..base.clone() })?;
     }
     for size in [api::ClusterSize::Small, api::ClusterSize::Medium, api::ClusterSize::Large] {
         let cluster = api::Cluster { size: Some(size), ..api::Cluster::default() };

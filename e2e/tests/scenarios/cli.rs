@@ -42,7 +42,7 @@ fn a_new_version_is_written_from_the_one_before() {
     let first = new();
     assert_eq!(first.code, 0, "{first:?}");
     assert_eq!(first.stdout, format!("{sources}/2.9.5/crds.txt\n{sources}/2.9.5/version.yaml\n"));
-    assert!(first.stderr.contains("- digests missing: source-controller:v1.9.5;"), "{first:?}");
+    assert!(first.stderr.contains("- digests missing: source-controller:v1.9.5,"), "{first:?}");
     let written = std::fs::read(folder.path().join("2.9.5/version.yaml")).unwrap();
 
     let again = new();

@@ -1,72 +1,17 @@
-//! What is in the bundles of this repository, held against real API servers and real controllers.
+//! What is in the bundles of this repository, held against the real controllers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use headwater::api::{Cluster, ClusterSize};
-use headwater::render::{Bundle, Object, Settings, render, source};
-use headwater_e2e::Kind;
+use headwater::render::{Bundle, source};
 use headwater_e2e::tools::{Module, ensure};
-use serde_json::json;
 
-use crate::harness::{NEW, Site, in_repository};
+use crate::harness::{NEW, in_repository};
 
 fn bundles() -> Vec<Bundle> {
     let files = headwater::bundle::read_folder(in_repository("bundles/flux").as_ref()).unwrap();
     let versions = headwater::bundle::versions(&files).into_iter();
     versions.map(|v| Bundle::parse(&source::compose(&files, &v.to_string()).unwrap()).unwrap()).collect()
-}
-
-/// Every object that any combination of components, of any version and size, is made of: each once, however many have it.
-fn all_objects(bundle: &Bundle) -> BTreeMap<Vec<u8>, Object> {
-    let names: Vec<String> = bundle.manifest().components.iter().map(|c| c.name.clone()).collect();
-    let mut found = BTreeMap::new();
-    let mut allowed = 0;
-    let mut collect = |settings: &Settings| {
-        let Ok(objects) = render(bundle, settings) else { return };
-        allowed += 1;
-        found.extend(objects.into_iter().map(|object| (object.to_bytes(), object)));
-    };
-    for bits in 1_u32..1 << names.len() {
-        let chosen = names.iter().enumerate().filter(|(i, _)| bits & (1 << i) != 0).map(|(_, name)| name.clone());
-        let components = Some(chosen.collect());
-        collect(&Settings { namespace: "flux-system".to_owned(), components, ..Settings::default() });
-    }
-    for size in [ClusterSize::Small, ClusterSize::Medium, ClusterSize::Large] {
-        let cluster = Cluster { size: Some(size), ..Cluster::default() };
-        let components = Some(names.clone());
-        collect(&Settings { namespace: "flux-system".to_owned(), components, cluster, ..Settings::default() });
-    }
-    assert!(allowed > 50, "{allowed}");
-    found
-}
-
-/// A real API server takes everything that any allowed combination of components consists of, without a field it does not know.
-#[test]
-fn api_server_takes_every_object_of_every_combination() {
-    let site = Site::start(Kind::Plain);
-    site.create("/api/v1/namespaces", &json!({"metadata": {"name": "flux-system"}}));
-    let mut refused = Vec::new();
-    for bundle in bundles() {
-        let version = &bundle.manifest().version;
-        let objects = all_objects(&bundle);
-        for object in objects.values() {
-            let kind = bundle.kind_of(object).unwrap();
-            let key = object.key();
-            let root =
-                if kind.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}", kind.api_version()) };
-            let inside = key.namespace.as_ref().map(|n| format!("/namespaces/{n}")).unwrap_or_default();
-            let path = format!(
-                "{root}{inside}/{}/{}?fieldManager=test&force=true&dryRun=All&fieldValidation=Strict",
-                kind.plural, key.name
-            );
-            if let Err(error) = site.request("PATCH", &path, Some(("application/apply-patch+yaml", object.value()))) {
-                refused.push(format!("{version} {key}: {error:?}"));
-            }
-        }
-        println!("{version}: {} objects", objects.len());
-    }
-    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
 /// The flags that the newest bundle lists, with their defaults, are those that the real controllers say they have; they know every

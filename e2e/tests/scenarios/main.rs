@@ -20,4 +20,6 @@ mod harness;
 mod lifecycle;
 mod rbac;
 mod remove;
+mod shapes;
 mod sync;
+mod unknown_bundle;

@@ -91,11 +91,14 @@ fn remote_rights_are_enough_and_no_more() {
     wanted["wait"] = json!(true);
     wanted["kubeConfig"] = json!({"secretRef": {"name": "edge-kubeconfig"}});
     wanted["deletionPolicy"] = json!("Uninstall");
+    let defaults = ["source-controller", "kustomize-controller", "helm-controller", "notification-controller"];
+    wanted["components"] = json!([&defaults[..], &["tofu-controller"]].concat());
+    wanted["tofu"] = json!({"branchPlanner": true, "allowedNamespaces": ["team-a"]});
     tenant.create("edge", &wanted);
     tenant.ready("edge");
     tenant.patch("edge", &json!({"spec": {"distribution": {"version": NEW}}}));
     tenant.wait("edge", "Ready", SOON, |c| c.status == "True" && c.message.contains(NEW));
-    target.inventory_uids();
+    assert!(target.inventory_uids().contains_key("Deployment/tofu-controller-branch-planner"));
 
     let secret = tenant.hub.kubectl(&[
         "get",

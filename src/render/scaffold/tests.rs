@@ -37,9 +37,9 @@ fn a_patch_release_is_one_command() {
         new.left,
         [
             "images kept from 2.9.4: kustomize-controller v1.9.4, notification-controller v1.9.3, \
-             image-reflector-controller v1.2.4, image-automation-controller v1.2.4, source-watcher v2.2.3; change those that \
-             are newer",
-            "digests missing: source-controller:v1.9.5; look them up in the registry of their makers and write them beside \
+             image-reflector-controller v1.2.4, image-automation-controller v1.2.4, source-watcher v2.2.3, tofu-controller v0.16.5, \
+             tf-runner v0.16.5, branch-planner v0.16.5; change those that are newer",
+            "digests missing: source-controller:v1.9.5, tofu-controller:v0.16.5, tf-runner:v0.16.5, branch-planner:v0.16.5; look them up in the registry of their makers and write them beside \
              the tags",
             "generate the CRDs: bundles/generate-crds.sh flux/2.9.5",
             "hold it against upstream: cargo test conformance",
@@ -58,6 +58,19 @@ fn a_patch_release_is_one_command() {
         assert_eq!((new.tag.as_str(), new.digest.as_deref()), (tag, digest), "{}", new.name);
         assert_eq!(new.flags, old.flags);
     }
+}
+
+#[test]
+fn a_crd_that_is_taken_from_a_file_is_taken_from_the_new_module() {
+    let new = new("2.9.5", None, &["tofu-controller=v0.16.6", "tf-runner=v0.16.6"]).unwrap();
+    let crds = file(&new, "2.9.5/crds.txt");
+    let line = "github.com/flux-iac/tofu-controller v0.16.6 config/crd/bases/infra.contrib.fluxcd.io_terraforms.yaml\n";
+    assert!(crds.ends_with(line), "{crds}");
+    let built = built(&new, "2.9.5");
+    let component = built.manifest().components.iter().find(|c| c.name == "tofu-controller").unwrap();
+    let tags: Vec<(&str, &str)> = component.images.iter().map(|i| (i.name.as_str(), i.tag.as_str())).collect();
+    assert_eq!(component.tag, "v0.16.6");
+    assert_eq!(tags, [("tf-runner", "v0.16.6"), ("branch-planner", "v0.16.5")]);
 }
 
 #[test]
@@ -103,7 +116,7 @@ fn mistakes_are_named() {
             "source-controler=v1",
             "--image \"source-controler\" is no image of the bundle; it has: source-controller, kustomize-controller, \
              helm-controller, notification-controller, image-reflector-controller, image-automation-controller, \
-             source-watcher; did you mean source-controller?",
+             source-watcher, tofu-controller, tf-runner, branch-planner; did you mean source-controller?",
         ),
         (
             "2.9.5",
