@@ -1,7 +1,7 @@
 //! Headwater: one operator that installs, configures, upgrades, watches and removes Flux on many Kubernetes clusters, from
 //! versioned OCI bundles.
 //!
-//! `ARCHITECTURE.md` has the map. `api`, `render` and `plan` are pure; `bundle` talks to registries, `cluster` to Kubernetes;
+//! `ARCHITECTURE.md` has the map. `api`, `render`, `plan` and `trust` are pure; `bundle` talks to registries, `cluster` to Kubernetes;
 //! `controller` joins them, `cli` is for people.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr))]
@@ -14,6 +14,7 @@ pub mod controller;
 pub mod plan;
 pub mod render;
 pub mod telemetry;
+pub mod trust;
 
 #[cfg(test)]
 mod tidy;

@@ -7,7 +7,7 @@ use crate::bundle::{read_folder, versions};
 use crate::render::{Bundle, source};
 
 /// Folders that decide, and what they must not name: the client, the runtime, the file system, the clock.
-const PURE: &[&str] = &["api", "render", "plan", "fleet"];
+const PURE: &[&str] = &["api", "render", "plan", "fleet", "trust"];
 const FORBIDDEN: &[&str] = &[
     "kube::Client",
     "kube::client",

@@ -114,7 +114,8 @@ fn make_signing_key(dir: &Path) -> Result<()> {
     kubeconfig::write_private(&dir.join("sa.pub"), &pem("PUBLIC KEY", public.as_ref()))
 }
 
-fn modules(kind: Kind) -> &'static [Module] {
+/// What has to be built for a cluster of this kind.
+pub fn modules(kind: Kind) -> &'static [Module] {
     match kind {
         Kind::Plain => &[Module::Kubernetes],
         Kind::Full => &[Module::Kubernetes, Module::Kwok],

@@ -16,6 +16,7 @@ mod ports;
 pub mod process;
 pub mod registry;
 mod say;
+pub mod sigstore;
 pub mod tools;
 
 pub use audit::{AuditEvent, AuditMark};

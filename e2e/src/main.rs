@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use headwater_e2e::bed::{self, State};
+use headwater_e2e::cluster::modules;
 use headwater_e2e::process::alive;
 use headwater_e2e::tools::{Module, ensure};
 use headwater_e2e::{Kind, Options};
@@ -38,6 +39,11 @@ enum Action {
         /// Arguments of kubectl
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Sign an artifact with new keys, in all ways we know, and write what unit tests read
+    Signatures {
+        /// Where to: `src/trust/testdata`
+        folder: std::path::PathBuf,
     },
     /// The background process of `up`
     #[command(hide = true)]
@@ -89,13 +95,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ))?;
         }
         Action::Up(up) => {
-            bed::kind(&up.kind)?;
             // Built here, where progress is seen.
-            match up.kind.as_str() {
-                "plain" => ensure(&[Module::Kubernetes])?,
-                "full" => ensure(&[Module::Kubernetes, Module::Kwok])?,
-                _ => ensure(&Module::ALL)?,
-            };
+            ensure(modules(bed::kind(&up.kind)?))?;
             if up.registry {
                 ensure(&[Module::Registry])?;
             }
@@ -127,6 +128,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 std::process::Command::new(&state.kubectl).args(args).env("KUBECONFIG", &one.kubeconfig).exec();
             bail!("start kubectl: {failure}");
         }
+        Action::Signatures { folder } => headwater_e2e::sigstore::write_fixtures(&folder)?,
         Action::Supervise(up) => {
             let kind: Kind = bed::kind(&up.kind)?;
             bed::supervise(&Options::new(kind), up.clusters, up.registry)?;

@@ -30,12 +30,16 @@ pub enum Module {
     KustomizeController,
     /// Flux's notification-controller.
     NotificationController,
+    /// cosign, and a Sigstore that lives for one run.
+    Sigstore,
 }
 
 struct Spec {
     name: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
+    /// A program of our own in package main, where the module has one; else empty.
+    main_go: &'static str,
     /// Package and the name of its program.
     packages: &'static [(&'static str, &'static str)],
     ldflags: &'static str,
@@ -45,10 +49,14 @@ struct Spec {
 
 macro_rules! spec {
     ($name:literal, $packages:expr, $ldflags:expr, $about:literal) => {
+        spec!($name, "", $packages, $ldflags, $about)
+    };
+    ($name:literal, $main_go:expr, $packages:expr, $ldflags:expr, $about:literal) => {
         Spec {
             name: $name,
             go_mod: include_str!(concat!("../go/", $name, "/go.mod")),
             go_sum: include_str!(concat!("../go/", $name, "/go.sum")),
+            main_go: $main_go,
             packages: $packages,
             ldflags: $ldflags,
             about: $about,
@@ -86,16 +94,24 @@ static NOTIFICATION: Spec = spec!(
     "-s -w",
     "2 min"
 );
+static SIGSTORE: Spec = spec!(
+    "sigstore",
+    include_str!("../go/sigstore/main.go"),
+    &[("github.com/sigstore/cosign/v3/cmd/cosign", "cosign"), ("headwater.local/e2e/sigstore", "virtual-sigstore"),],
+    "-s -w",
+    "2 min"
+);
 
 impl Module {
     /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Kubernetes,
         Self::Kwok,
         Self::Registry,
         Self::SourceController,
         Self::KustomizeController,
         Self::NotificationController,
+        Self::Sigstore,
     ];
 
     fn spec(self) -> &'static Spec {
@@ -106,6 +122,7 @@ impl Module {
             Self::SourceController => &SOURCE,
             Self::KustomizeController => &KUSTOMIZE,
             Self::NotificationController => &NOTIFICATION,
+            Self::Sigstore => &SIGSTORE,
         }
     }
 }
@@ -122,6 +139,7 @@ impl Spec {
         for (package, program) in self.packages {
             hash.update(format!("{package}={program}\n").as_bytes());
         }
+        hash.update(self.main_go.as_bytes());
         let hash = hash.finalize();
         let short = hash.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         Ok(dirs::tools()?.join(format!("{}-{short:016x}", self.name)))
@@ -234,6 +252,9 @@ fn build(spec: &Spec, work: &Path, number: usize, of: usize) -> Result<()> {
     fs::create_dir_all(&bin)?;
     fs::write(work.join("go.mod"), spec.go_mod)?;
     fs::write(work.join("go.sum"), spec.go_sum)?;
+    if !spec.main_go.is_empty() {
+        fs::write(work.join("main.go"), spec.main_go)?;
+    }
     say(&format!("building {} ({number} of {of}, about {} the first time)", spec.programs(), spec.about));
     let log = work.join("build.log");
     let output = File::create(&log)?;
