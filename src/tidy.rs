@@ -7,7 +7,7 @@ use crate::bundle::{read_folder, versions};
 use crate::render::{Bundle, source};
 
 /// Folders that decide, and what they must not name: the client, the runtime, the file system, the clock.
-const PURE: &[&str] = &["api", "render", "plan", "fleet", "trust"];
+const PURE: &[&str] = &["api", "render", "plan", "trust", "fleet"];
 const FORBIDDEN: &[&str] = &[
     "kube::Client",
     "kube::client",
@@ -24,11 +24,12 @@ const FORBIDDEN: &[&str] = &[
     "Instant",
     "Timestamp::now",
     "Zoned::now",
-    "oci_client",
-    "reqwest",
     "hyper",
+    "rustls",
+    "reqwest",
     "crate::cluster",
     "crate::bundle",
+    "crate::registry",
     "crate::controller",
     "crate::cli",
     "crate::telemetry",
@@ -40,6 +41,9 @@ fn check(folder: &Path, name: &dyn Fn(&str) -> Option<String>, found: &mut Vec<S
         let path = entry.unwrap().path();
         if path.is_dir() {
             check(&path, name, found);
+            continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();

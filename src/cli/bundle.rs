@@ -1,11 +1,12 @@
 //! `headwater bundle`.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::{BundleCommand, Output, RemoteBundle, ui};
+use super::{BundleCommand, Output, RemoteBundle, bundle_diff, bundle_images, ui};
 use crate::bundle::{
     Archive, Credentials, Repository, Selector, pack, read_folder, tag_of, unpack, version_of, versions,
 };
@@ -13,8 +14,10 @@ use crate::render::digest as digest_of;
 use crate::render::scaffold::scaffold;
 use crate::render::{Bundle, Settings, check, images, source};
 
-pub(super) async fn run(command: BundleCommand) -> anyhow::Result<()> {
+pub(super) async fn run(command: BundleCommand) -> anyhow::Result<ExitCode> {
     match command {
+        BundleCommand::Diff(args) => return bundle_diff::run(args).await,
+        BundleCommand::Images(args) => bundle_images::run(args).await,
         BundleCommand::New { source, version, from, images } => new(&source, &version, from.as_deref(), &images),
         BundleCommand::Build { source, versions, output } => build(&source, versions, &output),
         BundleCommand::Push { files, to, registry } => {
@@ -50,7 +53,8 @@ pub(super) async fn run(command: BundleCommand) -> anyhow::Result<()> {
             };
             inspect(&Bundle::parse(&unpack(&archive.bytes)?)?, &digest, output)
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn new(folder: &Path, version: &str, from: Option<&str>, images: &[String]) -> anyhow::Result<()> {
@@ -100,7 +104,7 @@ fn file_name(bundle: &Bundle) -> String {
     format!("{}-{}.tar.gz", bundle.manifest().name, tag_of(bundle.version()))
 }
 
-fn read(file: &Path) -> anyhow::Result<(Archive, Bundle)> {
+pub(super) fn read(file: &Path) -> anyhow::Result<(Archive, Bundle)> {
     let bytes = bytes::Bytes::from(std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?);
     let archive = Archive { digest: digest_of(&bytes), bytes };
     let bundle = Bundle::parse(&unpack(&archive.bytes)?).with_context(|| file.display().to_string())?;
@@ -123,7 +127,7 @@ fn repository(address: &str, insecure: bool) -> anyhow::Result<Repository> {
     Ok(Repository::new(address, insecure, &credentials)?)
 }
 
-async fn pull(from: &RemoteBundle) -> anyhow::Result<(Archive, String)> {
+pub(super) async fn pull(from: &RemoteBundle) -> anyhow::Result<(Archive, String)> {
     let repository = repository(&from.repository, from.registry.insecure)?;
     let selector = Selector::parse(&from.version)?;
     let digest = match &selector {

@@ -1,6 +1,9 @@
 //! The command line. Results go to standard output, talk to standard error.
 
 mod bundle;
+mod bundle_diff;
+mod bundle_images;
+mod bundle_ref;
 mod cluster;
 mod diff;
 mod generate;
@@ -124,6 +127,41 @@ enum BundleCommand {
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
     },
+    /// Show what an upgrade from one bundle to another means. Exits with 0 when nothing breaking is found, 1 when something is
+    Diff(BundleDiffArgs),
+    /// Print the images of a bundle with their digests, one a line, for tools that mirror images
+    Images(BundleImagesArgs),
+}
+
+#[derive(Args)]
+struct BundleDiffArgs {
+    /// Bundle to start from: a file, FOLDER@VERSION for a source folder such as bundles/flux@2.8.8, or
+    /// <oci://HOST>[:PORT]/PATH@VERSION
+    old: String,
+    /// Bundle to go to
+    new: String,
+    /// Show every changed field of every object
+    #[arg(long)]
+    objects: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct BundleImagesArgs {
+    /// A bundle file, FOLDER@VERSION for a source folder, or <oci://HOST>[:PORT]/PATH@VERSION
+    bundle: String,
+    /// Only images of this component; may be given more than once [default: all components]
+    #[arg(long = "component", value_name = "COMPONENT")]
+    components: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
 }
 
 #[derive(Args)]
@@ -213,7 +251,7 @@ enum Output {
     Yaml,
 }
 
-/// Parses the arguments and runs. Exit codes: 0 done, 1 `diff` found changes, 2 failed.
+/// Parses the arguments and runs. Exit codes: 0 done, 1 `diff` found changes or `bundle diff` something breaking, 2 failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let is_operator = matches!(cli.command, Command::Operator(_));
@@ -245,7 +283,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             init_logs(log_format);
             controller::run(controller::Options { namespace, metrics_addr, health_addr }).await?;
         }
-        Command::Bundle(command) => bundle::run(command).await?,
+        Command::Bundle(command) => return bundle::run(command).await,
         Command::Diff(args) => return diff::run(args).await,
         Command::Cluster(ClusterCommand::Kubeconfig(args)) => cluster::kubeconfig(args).await?,
         Command::Generate(command) => generate::run(&command)?,

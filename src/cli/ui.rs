@@ -28,18 +28,21 @@ pub(super) fn value(value: &impl Serialize, format: Output) -> anyhow::Result<()
     Ok(())
 }
 
-/// Rows in columns as wide as they need to be.
+/// Rows in columns as wide as they need to be, below a head.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
+    let head = head.iter().map(|h| (*h).to_owned()).collect();
+    let all: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().cloned()).collect();
+    columns(&all).into_iter().for_each(out);
+}
+
+/// Rows as lines, in columns as wide as they need to be.
+pub(super) fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let text: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.join("  ").trim_end().to_owned()
-    };
-    out(line(&head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()));
-    for row in rows {
-        out(line(row));
-    }
+    rows.iter().map(line).collect()
 }

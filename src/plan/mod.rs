@@ -1,12 +1,17 @@
 //! desired + observed -> plan. Pure: the same input gives the same plan, and the plan leaves no choices to whoever
 //! executes it. What `headwater diff` prints is this value, and so is what the operator executes.
 
+pub mod compare;
+pub mod crd_safety;
+pub mod fields;
 pub mod health;
 mod inventory;
 mod observed;
+pub mod permissions;
 mod removal;
 #[cfg(test)]
 mod tests;
+pub mod upgrade;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

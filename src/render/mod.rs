@@ -51,7 +51,7 @@ pub use patches::PatchError;
 pub use validate::check;
 
 use selection::{require_kind, select};
-use text::cut;
+pub(crate) use text::cut;
 
 /// What one cluster wants of a bundle.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -100,6 +100,26 @@ fn bundles_go_through_a_registry_with_a_password() {
     );
 }
 
+/// Two bundles are compared and images are listed without a cluster; the exit code tells whether something breaks.
+#[test]
+fn bundles_are_compared_and_their_images_listed() {
+    let at = |version: &str| in_repository(&format!("bundles/flux@{version}"));
+    let upgrade = headwater(&["bundle", "diff", &at(OLD), &at(NEW), "-o", "json"], &[]);
+    assert_eq!(upgrade.code, 1, "2.9 drops versions: {}", upgrade.stderr);
+    let comparison: Value = serde_json::from_str(&upgrade.stdout).unwrap();
+    assert_eq!((&comparison["upgrade"]["way"], &comparison["new"]["version"]), (&json!("direct"), &json!(NEW)));
+    let same = headwater(&["bundle", "diff", &at(NEW), &world().bundle(NEW)], &[]);
+    assert_eq!(same.code, 0, "{same:?}");
+    assert!(same.stdout.contains("\nbreaking:    nothing\n"), "{same:?}");
+    let folder = in_repository("bundles/flux");
+    let failed = headwater(&["bundle", "diff", &folder, &at(NEW)], &[]);
+    assert_eq!(failed.code, 2);
+    assert!(failed.stderr.contains("is a folder; say which version of it"), "{failed:?}");
+    let images = headwater(&["bundle", "images", &at(NEW), "--component", "helm-controller"], &[]);
+    assert_eq!(images.code, 0, "{images:?}");
+    assert!(images.stdout.starts_with("ghcr.io/fluxcd/helm-controller:v1.6.3@sha256:"), "{images:?}");
+}
+
 /// What fails exits with 2 and says why; the text for a bad spec is the API server's own.
 #[test]
 fn failures_exit_with_two() {
