@@ -54,6 +54,10 @@ demo: ## Install and upgrade Flux on three real clusters on this machine, and sh
 test: tools ## Run all tests, the scenarios on real API servers among them
 	@RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace
 
+.PHONY: fuzz
+fuzz: ## Throw hostile input at all parsers under libFuzzer, SECONDS_EACH=30 per target (builds some minutes the first time)
+	@SECONDS_EACH=$(or $(SECONDS_EACH),30) e2e/fuzz/run.sh
+
 .PHONY: check
 check: check-format check-lints check-deps check-generated check-bundles ## Everything CI checks beside the tests
 

@@ -1,8 +1,8 @@
 //! Headwater: one operator that installs, configures, upgrades, watches and removes Flux on many Kubernetes clusters, from
 //! versioned OCI bundles.
 //!
-//! `ARCHITECTURE.md` has the map. `api`, `render`, `plan` and `trust` are pure; `bundle` talks to registries, `cluster` to Kubernetes;
-//! `controller` joins them, `cli` is for people.
+//! `ARCHITECTURE.md` has the map. `api`, `render`, `plan` and `trust` are pure; `registry` talks to registries, `cluster` to
+//! Kubernetes; `bundle` and `controller` join them, `cli` is for people.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr))]
 
@@ -12,9 +12,11 @@ pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod plan;
+pub mod registry;
 pub mod render;
 pub mod telemetry;
 pub mod trust;
+
 
 #[cfg(test)]
 mod tidy;

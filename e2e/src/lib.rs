@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod bed;
+pub mod certificates;
 pub mod cluster;
 pub mod dirs;
 mod http;
@@ -22,7 +23,7 @@ pub mod tools;
 pub use audit::{AuditEvent, AuditMark};
 pub use bed::{Target, clusters_or_bed};
 pub use cluster::{Cluster, Kind, Options, Token};
-pub use registry::{Registry, RegistryOptions};
+pub use registry::{Registry, RegistryOptions, Tls};
 
 #[cfg(test)]
 mod selftest;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use headwater_e2e::bed::{self, State};
 use headwater_e2e::cluster::modules;
 use headwater_e2e::process::alive;
-use headwater_e2e::tools::{Module, ensure};
+use headwater_e2e::tools::{Module, ensure, tool};
 use headwater_e2e::{Kind, Options};
 
 /// Real API servers, Flux controllers and a registry as plain processes.
@@ -32,6 +32,11 @@ enum Action {
     Status,
     /// Print shell lines that put kubectl into PATH and name the clusters
     Env,
+    /// Print the path of a tool such as `cosign`, building it if it is not in the cache yet
+    Tool {
+        /// Its name
+        name: String,
+    },
     /// Run kubectl on one of the clusters: `bed exec 1 -- get pods -A`
     Exec {
         /// Number of the cluster, from 1
@@ -118,6 +123,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print(&format!("export BED_KUBECONFIGS='{}'", files.join(":")))?;
             print(&format!("export KUBECONFIG='{}'", files.first().map_or("", String::as_str)))?;
         }
+        Action::Tool { name } => print(&tool(&name)?.display().to_string())?,
         Action::Exec { cluster, args } => {
             use std::os::unix::process::CommandExt as _;
             let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };

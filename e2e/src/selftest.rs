@@ -178,7 +178,11 @@ fn registry_asks_for_its_password_and_restarts() {
     open.resume().unwrap();
     assert_eq!(http::probe(&url), Some(200));
 
-    let closed = Registry::start(&RegistryOptions { login: Some(("user".into(), "secret".into())) }).unwrap();
+    let closed = Registry::start(&RegistryOptions {
+        login: Some(("user".into(), "secret".into())),
+        ..RegistryOptions::default()
+    })
+    .unwrap();
     let url = |login: &str| format!("http://{login}{}/v2/", closed.address());
     assert_eq!(http::probe(&url("")), Some(401));
     assert_eq!(http::probe(&url("user:secret@")), Some(200));

@@ -10,6 +10,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 /// The API server of the cluster answered.
 pub const REACHABLE: &str = "Reachable";
+/// Somebody who is trusted has signed the bundle.
+pub const VERIFIED: &str = "Verified";
 /// CRDs are established and controllers are available.
 pub const CONTROLLERS_READY: &str = "ControllersReady";
 /// The source and Kustomization of `spec.sync` are ready.

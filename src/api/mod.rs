@@ -3,12 +3,20 @@
 
 pub mod bundle;
 pub mod condition;
+#[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
+mod distribution;
 mod duration;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
 pub mod instance;
+mod status;
+#[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
+mod sync;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
 mod tofu;
 
+pub use distribution::*;
 pub use duration::{Interval, ParseDurationError, Timeout};
 pub use instance::*;
+pub use status::*;
+pub use sync::*;
 pub use tofu::{NamespaceName, Tofu, TofuRunner, TofuServiceAccount};

@@ -1,19 +1,28 @@
-//! Bundles in OCI registries: from a version to a digest, from a digest to checked bytes, and back. IO goes to registries
-//! and, for `build`, to a folder.
+//! Bundles: from a version to a digest, from a digest to bytes that are allowed and verified, and only then to a parsed bundle;
+//! and back into a registry, a layout or a file. IO goes through [`crate::registry`] and, for the command line, to files.
 
+mod admitted;
 mod archive;
+mod artifact;
 mod cache;
-mod credentials;
-mod registry;
+mod demands;
+pub mod embedded;
+mod layout;
 mod source;
+mod verify;
 mod version;
 
-pub use archive::{Archive, pack, unpack};
-pub use cache::{Bundles, Request, Resolved};
-pub use credentials::Credentials;
-pub use registry::{CONFIG_MEDIA_TYPE, LAYER_MEDIA_TYPE, Repository};
+pub use admitted::{Admitted, Provenance};
+pub use archive::{Archive, pack};
+pub use artifact::{CONFIG_MEDIA_TYPE, LAYER_MEDIA_TYPE, push};
+pub use cache::{Bundles, Origin, Request, Resolved};
+pub use demands::Demands;
+pub use layout::Layout;
 pub use source::{read_folder, versions};
-pub use version::{Selector, tag_of, version_of};
+pub use verify::Verification;
+pub use version::{Selector, check_tag, tag_of, version_of};
+
+use crate::registry::RegistryError;
 
 /// Why a bundle cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -24,31 +33,22 @@ pub enum ArtifactError {
     /// Nothing in the repository matches.
     #[error("{0}")]
     NoMatch(String),
-    /// The registry did not answer, or not well: worth another try.
-    #[error("registry {registry}: {cause}")]
-    Registry {
-        /// Host and port.
-        registry: String,
-        /// What happened.
-        cause: String,
-    },
-    /// The registry refuses our credentials, or wants some.
-    #[error("registry {registry}: {cause}; check spec.distribution.artifactPullSecret")]
-    Denied {
-        /// Host and port.
-        registry: String,
-        /// What it said.
-        cause: String,
-    },
-    /// The bytes are not those the digest names.
-    #[error("digest mismatch: expected {expected}, got {found} (registry {registry}); nothing was applied")]
-    Digest {
-        /// Asked for.
-        expected: String,
-        /// Received.
-        found: String,
-        /// From where.
-        registry: String,
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The administrator of the operator does not allow it.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// Keys, identities or a trusted root that cannot be used.
+    #[error("{0}")]
+    Policy(String),
+    /// Nobody who is trusted has signed it.
+    #[error("{digest}: {why}; nothing was applied")]
+    Unverified {
+        /// Of the bundle.
+        digest: String,
+        /// Which check failed, and what was found.
+        why: String,
     },
     /// The bytes are what was asked for, but no bundle.
     #[error("{0}")]
@@ -61,15 +61,16 @@ impl ArtifactError {
         match self {
             Self::Selector(_) => "InvalidVersion",
             Self::NoMatch(_) => "VersionNotFound",
-            Self::Registry { .. } => "ArtifactFailed",
-            Self::Denied { .. } => "ArtifactAccessDenied",
-            Self::Digest { .. } => "ArtifactDigestMismatch",
+            Self::Registry(error) => error.reason(),
+            Self::NotAllowed(_) => "ArtifactNotAllowed",
+            Self::Policy(_) => "InvalidVerification",
+            Self::Unverified { .. } => "ArtifactUnverified",
             Self::Rejected(_) => "ArtifactRejected",
         }
     }
 
     /// Whether waiting may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Registry { .. })
+        matches!(self, Self::Registry(error) if error.is_transient())
     }
 }

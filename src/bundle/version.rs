@@ -88,6 +88,26 @@ pub fn version_of(tag: &str) -> Option<Version> {
     Version::parse(&tag.strip_prefix('v').unwrap_or(tag).replacen('_', "+", 1)).ok()
 }
 
+/// What to say when nothing matches.
+pub(super) fn no_match(wanted: &str, there: impl Iterator<Item = Version>) -> ArtifactError {
+    let newest = match there.max() {
+        Some(newest) => format!("newest available is {newest}"),
+        None => "the repository has no versions".to_owned(),
+    };
+    ArtifactError::NoMatch(format!("spec.distribution.version: no version matches {wanted:?}; {newest}"))
+}
+
+/// Refuses a bundle under the tag of another version: an old bundle, signed as well as any, would come as a new one.
+pub fn check_tag(tag: &str, digest: &str, version: &Version) -> Result<(), ArtifactError> {
+    if version_of(tag).as_ref() == Some(version) {
+        return Ok(());
+    }
+    Err(ArtifactError::Rejected(format!(
+        "{digest}: is under tag {tag:?}, but is version {version}; push it as {:?}",
+        tag_of(version)
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,6 +65,8 @@ fn hub_rbac() -> Vec<Value> {
             rule(&["headwater.dev"], &["fluxinstances/status"], &[], &["patch"]),
             // Kubeconfigs and pull secrets, of this namespace only.
             rule(&[""], &["secrets"], &[], READ),
+            // Trusted roots.
+            rule(&[""], &["configmaps"], &[], &["get"]),
             rule(&["events.k8s.io"], &["events"], &[], &["create"]),
         ],
     });

@@ -1,9 +1,6 @@
 //! The command line. Results go to standard output, talk to standard error.
 
 mod bundle;
-mod bundle_diff;
-mod bundle_images;
-mod bundle_ref;
 mod cluster;
 mod diff;
 mod generate;
@@ -15,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bundle::Demands;
 use crate::controller;
 use crate::telemetry::{LogFormat, init_logs};
 
@@ -32,7 +30,7 @@ enum Command {
     Operator(OperatorArgs),
     /// Build, publish and look into bundles
     #[command(subcommand)]
-    Bundle(BundleCommand),
+    Bundle(bundle::BundleCommand),
     /// Show what the operator would do for a `FluxInstance`: nothing is written. Exits with 0 when nothing would change, 1 when something would
     Diff(DiffArgs),
     /// Prepare clusters
@@ -54,132 +52,23 @@ struct OperatorArgs {
     /// Address of /livez and /readyz
     #[arg(long, default_value = "0.0.0.0:8081", env = "HEADWATER_HEALTH_ADDR")]
     health_addr: SocketAddr,
+    /// Take only bundles whose signature is verified (or that come with the operator)
+    #[arg(long, env = "HEADWATER_REQUIRE_VERIFICATION")]
+    require_verification: bool,
+    /// Registry or repository bundles may come from, with everything below: HOST[:PORT][/PATH] [default: any]
+    #[arg(
+        long = "allowed-repository",
+        value_name = "PLACE",
+        value_delimiter = ',',
+        env = "HEADWATER_ALLOWED_REPOSITORIES"
+    )]
+    allowed_repositories: Vec<String>,
+    /// Token service that may be given registry credentials although it is not of the registry: HOST[:PORT]
+    #[arg(long = "registry-realm", value_name = "HOST", value_delimiter = ',', env = "HEADWATER_REGISTRY_REALMS")]
+    registry_realms: Vec<String>,
     /// How logs are written; `RUST_LOG` chooses what
     #[arg(long, value_enum, default_value_t, env = "HEADWATER_LOG_FORMAT")]
     log_format: LogFormat,
-}
-
-#[derive(Subcommand)]
-enum BundleCommand {
-    /// Write the sources of a new version from those of an older one, and say what is left to do
-    New {
-        /// Source folder, such as bundles/flux
-        source: PathBuf,
-        /// The new version
-        version: String,
-        /// Version to start from [default: the newest one below]
-        #[arg(long)]
-        from: Option<String>,
-        /// An image that has another tag now; may be given several times
-        #[arg(long = "image", value_name = "NAME=TAG[@DIGEST]")]
-        images: Vec<String>,
-    },
-    /// Build bundles from a source folder; the same sources always give the same digest
-    Build {
-        /// Source folder, such as bundles/flux
-        source: PathBuf,
-        /// Versions to build [default: all in the folder]
-        #[arg(long = "version", value_name = "VERSION")]
-        versions: Vec<String>,
-        /// Folder to write to
-        #[arg(long, short, default_value = "dist")]
-        output: PathBuf,
-    },
-    /// Push built bundles to a repository; the tag is the version
-    Push {
-        /// Bundle files
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// Repository: <oci://HOST>[:PORT]/PATH
-        #[arg(long)]
-        to: String,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Pull a bundle, checking every byte against its digest
-    Pull {
-        #[command(flatten)]
-        from: RemoteBundle,
-        /// Folder to write to
-        #[arg(long, short, default_value = ".")]
-        output: PathBuf,
-    },
-    /// List the bundles of a repository
-    List {
-        /// Repository: <oci://HOST>[:PORT]/PATH
-        repository: String,
-        #[command(flatten)]
-        registry: RegistryArgs,
-        /// Format
-        #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
-    },
-    /// Show what a bundle holds
-    Inspect {
-        /// A bundle file, or a repository: <oci://HOST>[:PORT]/PATH
-        bundle: String,
-        /// Version, range or digest, for a repository
-        #[arg(long, default_value = "*")]
-        version: String,
-        #[command(flatten)]
-        registry: RegistryArgs,
-        /// Format
-        #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
-    },
-    /// Show what an upgrade from one bundle to another means. Exits with 0 when nothing breaking is found, 1 when something is
-    Diff(BundleDiffArgs),
-    /// Print the images of a bundle with their digests, one a line, for tools that mirror images
-    Images(BundleImagesArgs),
-}
-
-#[derive(Args)]
-struct BundleDiffArgs {
-    /// Bundle to start from: a file, FOLDER@VERSION for a source folder such as bundles/flux@2.8.8, or
-    /// <oci://HOST>[:PORT]/PATH@VERSION
-    old: String,
-    /// Bundle to go to
-    new: String,
-    /// Show every changed field of every object
-    #[arg(long)]
-    objects: bool,
-    #[command(flatten)]
-    registry: RegistryArgs,
-    /// Format
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
-}
-
-#[derive(Args)]
-struct BundleImagesArgs {
-    /// A bundle file, FOLDER@VERSION for a source folder, or <oci://HOST>[:PORT]/PATH@VERSION
-    bundle: String,
-    /// Only images of this component; may be given more than once [default: all components]
-    #[arg(long = "component", value_name = "COMPONENT")]
-    components: Vec<String>,
-    #[command(flatten)]
-    registry: RegistryArgs,
-    /// Format
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
-}
-
-#[derive(Args)]
-struct RegistryArgs {
-    /// Speak plain HTTP
-    #[arg(long)]
-    insecure: bool,
-}
-
-#[derive(Args)]
-struct RemoteBundle {
-    /// Repository: <oci://HOST>[:PORT]/PATH
-    repository: String,
-    /// Version, range or digest
-    #[arg(long, default_value = "*")]
-    version: String,
-    #[command(flatten)]
-    registry: RegistryArgs,
 }
 
 #[derive(Args)]
@@ -279,9 +168,22 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Operator(OperatorArgs { namespace, metrics_addr, health_addr, log_format }) => {
+        Command::Operator(OperatorArgs {
+            namespace,
+            metrics_addr,
+            health_addr,
+            require_verification,
+            allowed_repositories,
+            registry_realms,
+            log_format,
+        }) => {
             init_logs(log_format);
-            controller::run(controller::Options { namespace, metrics_addr, health_addr }).await?;
+            let demands = Demands {
+                verification: require_verification,
+                repositories: allowed_repositories,
+                realms: registry_realms,
+            };
+            controller::run(controller::Options { namespace, metrics_addr, health_addr, demands }).await?;
         }
         Command::Bundle(command) => return bundle::run(command).await,
         Command::Diff(args) => return diff::run(args).await,

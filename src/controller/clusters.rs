@@ -147,13 +147,17 @@ pub(super) async fn read_secret(
     field: &'static str,
 ) -> Result<Secret, StepError> {
     let api = Api::<Secret>::namespaced(hub.clone(), namespace);
-    let failed = |error: ClusterError| StepError::Secret {
+    with_deadline(api.get(name)).await.map_err(|error| missing("Secret", name, namespace, field, &error))
+}
+
+/// What to say when an object that a field names could not be read.
+pub(super) fn missing(kind: &str, name: &str, namespace: &str, field: &'static str, error: &ClusterError) -> StepError {
+    StepError::Secret {
         field,
-        cause: match &error {
-            ClusterError::NotFound(_) => format!("Secret {name} does not exist in namespace {namespace}"),
-            error => format!("Secret {name}: {error}"),
+        cause: match error {
+            ClusterError::NotFound(_) => format!("{kind} {name} does not exist in namespace {namespace}"),
+            error => format!("{kind} {name}: {error}"),
         },
         transient: !matches!(error, ClusterError::NotFound(_)),
-    };
-    with_deadline(api.get(name)).await.map_err(failed)
+    }
 }

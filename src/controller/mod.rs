@@ -25,7 +25,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
 use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus};
-use crate::bundle::Bundles;
+use crate::bundle::{Bundles, Provenance};
 use crate::cluster::{Cluster, InventoryStore, Mirror};
 use crate::plan::{BundleRef, CRD, Owner, Plan, stage_of};
 use crate::render::ObjectKey;
@@ -90,6 +90,7 @@ impl Memory {
 pub struct Run {
     cluster: Option<Cluster>,
     bundle: Option<BundleRef>,
+    provenance: Option<Provenance>,
     config: Option<String>,
     plan: Option<Plan>,
     /// Everything of `config` is on the cluster.

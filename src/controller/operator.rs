@@ -17,7 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::{Ctx, Guarded, reconcile};
-use crate::api::FluxInstance;
+use crate::api::{FluxInstance, TrustedRootKind};
+use crate::bundle::Demands;
 use crate::cluster::{connect, hub_config, with_deadline};
 use crate::telemetry::{Health, Metrics, serve};
 
@@ -35,6 +36,8 @@ pub struct Options {
     pub metrics_addr: SocketAddr,
     /// Where `/livez` and `/readyz` are served.
     pub health_addr: SocketAddr,
+    /// What is demanded of all bundles.
+    pub demands: Demands,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -53,7 +56,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 
     let (trigger, mut triggered) = mpsc::channel::<ObjectRef<Guarded>>(1024);
-    let ctx = Arc::new(Ctx::new(hub.clone(), namespace.clone(), metrics, trigger));
+    let ctx = Arc::new(Ctx::new(hub.clone(), namespace.clone(), options.demands, metrics, trigger));
 
     let (reader, writer) = reflector::store::<Guarded>();
     let config = || watcher::Config::default().timeout(WATCH_SECONDS);
@@ -139,9 +142,22 @@ fn what_matters(instance: &Guarded) -> Option<u64> {
 }
 
 fn names_secret(instance: &FluxInstance, name: &str) -> bool {
-    let kubeconfig = instance.spec.kube_config.as_ref().map(|k| k.secret_ref.name.as_str());
-    let pull = instance.spec.distribution.artifact_pull_secret.as_ref().map(|s| s.name.as_str());
-    kubeconfig == Some(name) || pull == Some(name)
+    let distribution = &instance.spec.distribution;
+    let verify = distribution.verify.as_ref();
+    let root = verify.and_then(|v| v.trusted_root_ref.as_ref()).filter(|r| r.kind == TrustedRootKind::Secret);
+    let references = [
+        &distribution.artifact_pull_secret,
+        &distribution.cert_secret_ref,
+        &distribution.proxy_secret_ref,
+        verify.map_or(&None, |v| &v.secret_ref),
+    ];
+    references
+        .into_iter()
+        .flatten()
+        .map(|reference| &reference.name)
+        .chain(instance.spec.kube_config.as_ref().map(|k| &k.secret_ref.name))
+        .chain(root.map(|r| &r.name))
+        .any(|named| named == name)
 }
 
 /// Waiting for our CRD is a state, not a reason to exit: operator and CRDs may be applied in any order.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Ctx, Memory, Run, StepError, observe, owner_of, resolve};
 use crate::api::FluxInstance;
-use crate::bundle::Bundles;
+use crate::bundle::{Bundles, Demands};
 use crate::cluster::{Cluster, InventoryStore};
 use crate::plan::{DesiredSet, Observed, Owner, Plan};
 use crate::telemetry::Metrics;
@@ -28,6 +28,7 @@ impl Ctx {
     pub fn new(
         hub: Client,
         namespace: String,
+        demands: Demands,
         metrics: Metrics,
         trigger: mpsc::Sender<super::ObjectRef<super::Guarded>>,
     ) -> Self {
@@ -35,7 +36,7 @@ impl Ctx {
             clusters: super::Clusters::new(hub.clone(), namespace.clone()),
             hub,
             namespace,
-            bundles: Bundles::default(),
+            bundles: Bundles::new(demands),
             rendered: super::render::Rendered::default(),
             metrics,
             trigger,
@@ -47,7 +48,7 @@ impl Ctx {
 /// Observes, resolves, renders and plans; writes nothing.
 pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Preview, StepError> {
     let (trigger, _) = mpsc::channel(1);
-    let ctx = Ctx::new(hub, namespace.to_owned(), Metrics::default(), trigger);
+    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), trigger);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::default());
     let prepared = prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run).await?;
@@ -77,6 +78,7 @@ pub(super) async fn prepare(
     let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
 
     let resolved = resolve::resolve(ctx, instance).await?;
+    run.provenance = Some(resolved.provenance.clone());
     resolve::check_kubernetes(&resolved, &cluster.version)?;
     let desired = ctx.rendered.get(&resolved, &instance.spec)?;
     run.bundle = Some(desired.bundle.clone());

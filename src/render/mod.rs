@@ -46,7 +46,7 @@ pub mod yaml;
 pub use bundle::{Bundle, BundleError};
 pub use images::{ImageUse, images};
 pub use kinds::{Kind, ServedKind};
-pub use object::{Object, ObjectKey, digest};
+pub use object::{Object, ObjectKey, digest, digest_text};
 pub use patches::PatchError;
 pub use validate::check;
 

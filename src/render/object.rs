@@ -163,8 +163,13 @@ impl Object {
 
 /// `sha256:` and the hash of some bytes in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
+    digest_text(&Sha256::digest(bytes))
+}
+
+/// Writes a SHA-256 hash as digests are written.
+pub fn digest_text(hash: &[u8]) -> String {
     use fmt::Write;
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+    hash.iter().fold("sha256:".to_owned(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -123,7 +123,8 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-fn run(binary: &Path, args: &[&str], env: &[(&str, &str)]) -> Ended {
+/// Runs a program with this environment only.
+pub(crate) fn run(binary: &Path, args: &[&str], env: &[(&str, &str)]) -> Ended {
     let output = Command::new(binary)
         .args(args)
         .env_clear()
@@ -440,15 +441,21 @@ impl<'a> Tenant<'a> {
 
     /// Starts the operator and waits until it is ready.
     pub(crate) fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(&self, more: &[&str]) {
         let mut running = self.running();
         for _ in 0..3 {
             let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let address = format!("127.0.0.1:{port}");
-            let args = ["operator", "--namespace", &self.namespace, "--metrics-addr", &address];
+            let own =
+                ["operator", "--namespace", &self.namespace, "--metrics-addr", &address, "--health-addr", &address];
             let launch = Launch {
                 name: "operator".into(),
                 program: world().binary.clone(),
-                args: args.into_iter().chain(["--health-addr", &address]).map(str::to_owned).collect(),
+                args: [&own, more].concat().into_iter().map(str::to_owned).collect(),
                 env: vec![
                     ("KUBECONFIG".into(), self.kubeconfig()),
                     ("HOME".into(), self.dir.path().display().to_string()),
@@ -613,11 +620,16 @@ impl<'a> Tenant<'a> {
 
     /// Creates or replaces a Secret with one key.
     pub(crate) fn secret(&self, name: &str, key: &str, value: &str) {
+        self.secret_of(name, &json!({key: value}));
+    }
+
+    /// Creates or replaces a Secret.
+    pub(crate) fn secret_of(&self, name: &str, data: &Value) {
         let collection = format!("/api/v1/namespaces/{}/secrets", self.namespace);
         let path = format!("{collection}/{name}");
-        let object = json!({"metadata": {"name": name}, "stringData": {key: value}});
+        let object = json!({"metadata": {"name": name}, "stringData": data});
         if self.hub.get(&path).is_some() {
-            self.hub.merge(&path, &json!({"data": null, "stringData": {key: value}}));
+            self.hub.merge(&path, &json!({"data": null, "stringData": data}));
         } else {
             self.hub.create(&collection, &object);
         }

@@ -11,15 +11,20 @@
     reason = "a test ends with a panic and says why; a scenario is told from beginning to end"
 )]
 
+mod bad_bundles;
 mod bad_input;
 mod cli;
 mod content;
 mod drift;
 mod failure;
 mod harness;
+mod interop;
 mod lifecycle;
+mod pulling;
 mod rbac;
 mod remove;
+mod servers;
 mod shapes;
+mod signed;
 mod sync;
 mod unknown_bundle;

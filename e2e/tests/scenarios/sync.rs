@@ -1,5 +1,6 @@
 //! What is installed really syncs: the real Flux controllers fetch an artifact and apply what is in it.
 
+use headwater::registry::{Access, Address, Repository};
 use headwater_e2e::Kind;
 use serde_json::json;
 
@@ -14,9 +15,9 @@ fn installed_flux_syncs() {
     let files = [("configmap.yaml".to_owned(), manifest.as_bytes().to_vec())].into();
     let archive = headwater::bundle::pack(&files).unwrap();
     let url = world().repository("manifests");
-    let repository =
-        headwater::bundle::Repository::new(&url, true, &headwater::bundle::Credentials::default()).unwrap();
-    block_on(repository.push("latest", &archive)).unwrap();
+    let access = Access { insecure: true, ..Access::default() };
+    let repository = Repository::new(&Address::parse(&url).unwrap(), &access).unwrap();
+    block_on(headwater::bundle::push(&repository, "latest", &archive)).unwrap();
 
     let hub = Site::hub(Kind::Flux);
     let tenant = Tenant::new(&hub, "headwater-system");
@@ -32,6 +33,22 @@ fn installed_flux_syncs() {
     let kustomization = "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/flux-system/kustomizations/flux-system";
     let inventory = hub.must_get(kustomization)["status"]["inventory"].to_string();
     assert!(inventory.contains("default_synced__ConfigMap"), "{inventory}");
+
+    // A bundle is an artifact as source-controller reads it.
+    let source = json!({
+        "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "OCIRepository", "metadata": {"name": "bundle"},
+        "spec": {
+            "interval": "1h", "url": world().repository("flux"), "ref": {"semver": "2.9.x"}, "insecure": true,
+            "layerSelector": {"mediaType": headwater::bundle::LAYER_MEDIA_TYPE, "operation": "extract"},
+        },
+    });
+    let collection = "/apis/source.toolkit.fluxcd.io/v1/namespaces/default/ocirepositories";
+    hub.create(collection, &source);
+    let revision = eventually("source-controller has read the bundle", SOON, || {
+        let status = hub.must_get(&format!("{collection}/bundle"))["status"].clone();
+        status["artifact"]["revision"].as_str().map(str::to_owned).ok_or_else(|| status.to_string())
+    });
+    assert_eq!(revision, format!("{NEW}@{}", world().digests[NEW]));
 
     // What Flux's controllers write into their objects is theirs: it is no drift.
     let mark = hub.audit_mark();

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headwater::bundle::{Credentials, Repository, pack, read_folder, tag_of};
+use headwater::bundle::{pack, push, read_folder, tag_of};
+use headwater::registry::{Access, Address, Repository};
 use headwater::render::{source, yaml};
 use headwater_e2e::Kind;
 use serde_json::{Value, json};
@@ -55,8 +56,9 @@ impl Sources {
     /// Pushes the files without reading them, as any other tool would; returns the digest.
     fn push(&self, version: &str, repository: &str) -> String {
         let tag = tag_of(&version.parse().unwrap());
-        let repository = Repository::new(&world().repository(repository), true, &Credentials::default()).unwrap();
-        block_on(repository.push(&tag, &pack(&self.0).unwrap())).unwrap()
+        let access = Access { insecure: true, ..Access::default() };
+        let repository = Repository::new(&Address::parse(&world().repository(repository)).unwrap(), &access).unwrap();
+        block_on(push(&repository, &tag, &pack(&self.0).unwrap())).unwrap()
     }
 }
 

@@ -10,6 +10,7 @@ use super::super::events::Word;
 use super::super::{Run, StepError};
 use crate::api::condition::{self, Verdict, find};
 use crate::api::{ClusterStatus, FluxInstance, FluxInstanceStatus, HistoryEntry, Outcome, Revision};
+use crate::bundle::{ArtifactError, Provenance};
 use crate::plan::{BundleRef, Plan, Reason, Step};
 use crate::render::ObjectKey;
 
@@ -133,6 +134,9 @@ pub(super) fn compose(
         }
         _ => {}
     }
+    if let Some(verdict) = verified(run, error) {
+        draft.say(condition::VERIFIED, verdict);
+    }
     let (ready, next) = match error {
         Some(error) => failed(&mut draft, error),
         None if instance.spec.suspend => {
@@ -147,10 +151,43 @@ pub(super) fn compose(
     };
     // What is on its way out may be of a kind that no watch tells of.
     let next = if next == Next::Interval && !run.executed.going.is_empty() { Next::Soon(WAITING) } else { next };
-    let words = news(old, &ready);
+    let mut words = news(old, &ready);
+    words.extend(moved(old, run));
     finish_history(&mut draft.status, run, &ready, now);
     draft.say(condition::READY, ready);
     (draft.status, words, next)
+}
+
+/// What is known of who made the bundle; nothing when this pass did not come so far.
+fn verified(run: &Run, error: Option<&StepError>) -> Option<Verdict> {
+    match (&run.provenance, error) {
+        (_, Some(StepError::Artifact(error @ ArtifactError::Unverified { .. }))) => {
+            Some(Verdict::no(error.reason(), error.to_string()))
+        }
+        (None, _) => None,
+        (Some(Provenance::Verified(verified)), _) => {
+            Some(Verdict::yes("Verified", format!("the bundle is {verified}")))
+        }
+        (Some(Provenance::Embedded), _) => Some(Verdict::yes("Embedded", "the bundle came with the operator")),
+        (Some(Provenance::NotConfigured), _) => {
+            let text = "spec.distribution.verify is not set: nobody has to have signed the bundle";
+            Some(Verdict::no("NotConfigured", text))
+        }
+    }
+}
+
+/// A version that is another bundle than it was: published versions should not change.
+fn moved(old: &FluxInstanceStatus, run: &Run) -> Option<Word> {
+    let (before, now) = (old.applied.as_ref()?, run.bundle.as_ref()?);
+    let is_moved = run.applied && before.version == now.version && before.digest != now.digest;
+    is_moved.then(|| Word {
+        warning: true,
+        reason: "TagMoved",
+        note: format!(
+            "version {} names {} now, was {}; a published version should not change",
+            now.version, now.digest, before.digest
+        ),
+    })
 }
 
 fn failed(draft: &mut Draft, error: &StepError) -> (Verdict, Next) {

@@ -3,9 +3,12 @@
 use std::fmt::{Display, Write};
 use std::process::ExitCode;
 
+use clap::Args;
 use serde_json::Value;
 
-use super::{BundleDiffArgs, Output, bundle_ref, ui};
+use super::super::{Output, ui};
+use super::args::RegistryArgs;
+use super::place;
 use crate::api::FLUX_NAMESPACE;
 use crate::plan::compare::{Action, Change, Comparison, ObjectChange, compare};
 use crate::plan::crd_safety::Severity;
@@ -14,9 +17,26 @@ use crate::render::{Settings, cut};
 /// Longest text of a value in the page; the other formats have it whole.
 const VALUE_LIMIT: usize = 160;
 
-pub(super) async fn run(args: BundleDiffArgs) -> anyhow::Result<ExitCode> {
-    let old = bundle_ref::load(&args.old, &args.registry).await?;
-    let new = bundle_ref::load(&args.new, &args.registry).await?;
+#[derive(Args)]
+pub(in crate::cli) struct DiffArgs {
+    /// Bundle to start from: a file, FOLDER@VERSION for a source folder such as bundles/flux@2.8.8, embedded@VERSION, or
+    /// <oci://HOST>[:PORT]/PATH@VERSION
+    old: String,
+    /// Bundle to go to
+    new: String,
+    /// Show every changed field of every object
+    #[arg(long)]
+    objects: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
+    let old = place::open(&args.old, &args.registry, None).await?.parse()?;
+    let new = place::open(&args.new, &args.registry, None).await?.parse()?;
     let settings = Settings { namespace: FLUX_NAMESPACE.to_owned(), ..Settings::default() };
     let comparison = compare(&old, &new, &settings)?;
     match args.output {

@@ -1,12 +1,29 @@
 //! `headwater bundle images`: the list that other mirroring tools take.
 
 use anyhow::bail;
+use clap::Args;
 
-use super::{BundleImagesArgs, Output, bundle_ref, ui};
+use super::super::{Output, ui};
+use super::args::RegistryArgs;
+use super::place;
 use crate::render::{Bundle, ImageUse, Settings, images};
 
-pub(super) async fn run(args: BundleImagesArgs) -> anyhow::Result<()> {
-    let bundle = bundle_ref::load(&args.bundle, &args.registry).await?;
+#[derive(Args)]
+pub(in crate::cli) struct ImagesArgs {
+    /// A bundle file, FOLDER@VERSION for a source folder, embedded@VERSION, or <oci://HOST>[:PORT]/PATH@VERSION
+    bundle: String,
+    /// Only images of this component; may be given more than once [default: all components]
+    #[arg(long = "component", value_name = "COMPONENT")]
+    components: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(super) async fn run(args: ImagesArgs) -> anyhow::Result<()> {
+    let bundle = place::open(&args.bundle, &args.registry, None).await?.parse()?;
     let list = select(&bundle, &args.components)?;
     if args.output != Output::Table {
         return ui::value(&list, args.output);
