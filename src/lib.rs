@@ -17,6 +17,8 @@ pub mod render;
 pub mod telemetry;
 pub mod trust;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 #[cfg(test)]
 mod tidy;
