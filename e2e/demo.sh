@@ -106,6 +106,7 @@ YAML
   distribution:
     artifact: oci://$REGISTRY/headwater/flux
     insecure: true    # the registry of this demo speaks plain HTTP
+    verify: {secretRef: {name: bundle-keys}}
     version: "$2"
 YAML
 }
@@ -170,15 +171,36 @@ for context in "${contexts[@]}"; do
 done
 note "real kube-apiserver, etcd, controller-manager and scheduler; kwok plays the kubelet, so Pods run in name only"
 
-heading 'Bundles: build, push, list'
+heading 'Bundles: build, push, sign'
 run headwater bundle build bundles/flux --output "$work/dist"
 run headwater bundle push "$work"/dist/*.tar.gz --to "oci://$REGISTRY/headwater/flux" --insecure
+COSIGN=$("$BED" tool cosign)
+# It looks for the public Sigstore and warns that there is none; nothing here needs one.
+cosign() { (cd "$work" && COSIGN_PASSWORD="" timeout "$PATIENCE" "$COSIGN" "$@" 2> >(grep -v "^WARNING" >&2)); }
+run cosign generate-key-pair
+# Behind an air gap: a key, and no service that logs or vouches.
+cat >"$work/offline.json" <<'JSON'
+{"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json", "caUrls": [], "oidcUrls": [], "rekorTlogUrls": [],
+ "rekorTlogConfig": {"selector": "ANY"}, "tsaUrls": [], "tsaConfig": {"selector": "ANY"}}
+JSON
+headwater bundle list "oci://$REGISTRY/headwater/flux" --insecure -o json >"$work/bundles.json"
+for digest in $(sed -n 's/.*"digest": "\(.*\)".*/\1/p' "$work/bundles.json"); do
+  run cosign sign --key cosign.key --signing-config offline.json --allow-http-registry --yes "$REGISTRY/headwater/flux@$digest"
+done
 run headwater bundle list "oci://$REGISTRY/headwater/flux" --insecure
+run headwater bundle verify "oci://$REGISTRY/headwater/flux" --insecure --version 2.9.4 --key "$work/cosign.pub"
+code=0
+headwater bundle diff "$work/dist/flux-2.8.8.tar.gz" "$work/dist/flux-2.9.4.tar.gz" >"$work/changes.txt" || code=$?
+[ "$code" -le 1 ] || fail 'headwater bundle diff failed'
+show "headwater bundle diff $work/dist/flux-2.8.8.tar.gz $work/dist/flux-2.9.4.tar.gz"
+head -n 24 "$work/changes.txt"; echo "... $(wc -l <"$work/changes.txt") lines"
 
 heading 'The hub: CRD, namespace, rights'
 run kubectl apply -k crds/
 run kubectl apply -f config/namespace.yaml -f config/rbac/target.yaml -f config/rbac/hub.yaml
 wait_for 'the CRD is served' kubectl get fluxinstances -n "$NAMESPACE"
+
+run kubectl create secret generic bundle-keys -n "$NAMESPACE" --from-file="$work/cosign.pub"
 
 heading 'The remote clusters: an account with just the rights it takes, and its kubeconfig as a Secret on the hub'
 for context in eu us; do
@@ -243,6 +265,26 @@ diff_of "$work/us.yaml"
 upgrade() { create; }
 until_ready 2.9.4 upgrade hub eu us
 run kubectl get fluxinstances -n "$NAMESPACE"
+
+heading 'A bundle that somebody tampered with: the same version under a new number, with images from elsewhere'
+cp -r bundles/flux "$work/tampered"
+mv "$work/tampered/2.9.4" "$work/tampered/2.9.5"
+sed -i 's/^version: 2\.9\.4/version: 2.9.5/' "$work/tampered/2.9.5/version.yaml"
+sed -i 's|registry: ghcr.io/fluxcd|registry: ghcr.example/not-fluxcd|' "$work/tampered/bundle.yaml"
+run headwater bundle build "$work/tampered" --version 2.9.5 --output "$work/dist"
+run headwater bundle push "$work/dist/flux-2.9.5.tar.gz" --to "oci://$REGISTRY/headwater/flux" --insecure
+instance us 2.9.5 >"$work/us.yaml"
+run kubectl apply -f "$work/us.yaml"
+refused() { kubectl get fluxinstance us -n "$NAMESPACE" -o 'jsonpath={.status.conditions[?(@.type=="Verified")].reason}' | grep -qx ArtifactUnverified; }
+wait_for 'the bundle is refused' refused
+show "kubectl get fluxinstance us -n $NAMESPACE -o jsonpath='{.status.conditions}'"
+kubectl get fluxinstance us -n "$NAMESPACE" \
+  -o 'jsonpath={range .status.conditions[*]}{.type}{"="}{.status}{"  "}{.reason}{"  "}{.message}{"\n"}{end}' | grep -E '^(Ready|Verified)'
+note 'Flux 2.9.4 runs on:'
+run kubectl --context us get deployments -n flux-system -o 'custom-columns=NAME:.metadata.name,READY:.status.readyReplicas,IMAGE:.spec.template.spec.containers[*].image'
+instance us 2.9.4 >"$work/us.yaml"
+back() { run kubectl apply -f "$work/us.yaml"; }
+until_ready 2.9.4 back us
 
 heading 'History'
 for context in "${contexts[@]}"; do

@@ -15,6 +15,7 @@ mod bad_bundles;
 mod bad_input;
 mod cli;
 mod content;
+mod docs;
 mod drift;
 mod failure;
 mod harness;

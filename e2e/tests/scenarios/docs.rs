@@ -1,0 +1,72 @@
+//! What documents tell people to type is typed.
+
+use std::process::Command;
+
+use headwater_e2e::tools::tool;
+use headwater_e2e::{Registry, RegistryOptions};
+
+use crate::harness::{in_repository, world};
+
+/// The content of all blocks of a language in a Markdown text.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+/// Every command of docs/bundles.md, in its order, in one shell: as it is written, but for the registries' names and that they speak
+/// plain HTTP here.
+#[test]
+fn commands_for_bundle_authors_work() {
+    let text = std::fs::read_to_string(in_repository("docs/bundles.md")).unwrap();
+    let (registry, mirror) =
+        (Registry::start(&RegistryOptions::default()).unwrap(), Registry::start(&RegistryOptions::default()).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("bundles")).unwrap();
+    let copied =
+        Command::new("cp").args(["-r", &in_repository("bundles/flux"), "bundles/flux"]).current_dir(&folder).status();
+    assert!(copied.unwrap().success());
+    std::fs::write(folder.path().join("offline.json"), blocks(&text, "json")[0]).unwrap();
+
+    let mut script = String::from("set -euo pipefail\n");
+    let mut commands = 0;
+    for line in blocks(&text, "console").into_iter().flat_map(str::lines) {
+        let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{line:?} in a console block is no command"));
+        let mut command = command
+            .replace("registry.example.com", &registry.address())
+            .replace("mirror.example.com", &mirror.address())
+            .replace("cosign sign ", "cosign sign --allow-http-registry ")
+            .replace("headwater bundle mirror ", "headwater bundle mirror --insecure --to-insecure ");
+        for speaking in ["push", "list", "verify"] {
+            let plain = format!("headwater bundle {speaking} ");
+            command = command.replace(&plain, &format!("{plain}--insecure "));
+        }
+        // Says by 1 that there is something to look at.
+        if command.starts_with("headwater bundle diff ") {
+            command = format!("{command} || [ $? = 1 ]");
+        }
+        script.push_str(&command);
+        script.push('\n');
+        commands += 1;
+    }
+    assert!(commands > 12, "{commands} commands");
+    let path = format!(
+        "{}:{}:{}",
+        world().binary.parent().unwrap().display(),
+        tool("cosign").unwrap().parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let ended = Command::new("bash")
+        .args(["-xc", &script])
+        .current_dir(&folder)
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", folder.path())
+        .env("COSIGN_PASSWORD", "")
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    assert!(stdout.contains("is signed by key"), "{stdout}");
+    assert!(stdout.contains("ghcr.io/fluxcd/source-controller:v1.9.4@sha256:"), "{stdout}");
+    assert!(folder.path().join("bundles/flux/2.9.5/version.yaml").exists());
+}
