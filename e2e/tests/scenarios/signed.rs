@@ -4,7 +4,7 @@ use bytes::Bytes;
 use headwater::registry::{Access, Address, Descriptor, MANIFEST, Manifest, Repository};
 use headwater_e2e::Kind;
 use headwater_e2e::sigstore::{Algorithm, BUNDLE, Cosign, Format};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{NEW, OLD, Site, Tenant, block_on, headwater, in_flux, in_repository, shared_hub, world};
 
@@ -138,6 +138,11 @@ fn keyless_signatures_are_verified_offline() {
         (0, true),
         "{said:?}"
     );
+    let args = ["bundle", "verify", &repository, "--insecure", "--certificate-identity", IDENTITY, "-o", "json"];
+    let said = headwater(&[&args[..], &["--certificate-oidc-issuer", ISSUER, "--trusted-root", &root]].concat(), &[]);
+    let said: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(said["digest"], digest.as_str());
+    assert_eq!(said["signedBy"], format!("identity {IDENTITY:?} issuer {ISSUER:?}"));
     let said = verify("release.yml", &root);
     assert_eq!(said.code, 2, "{said:?}");
     assert!(said.stderr.contains("no signature matches identity \"release.yml\""), "{said:?}");

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{Output, ui};
 use crate::bundle::{
@@ -99,6 +100,9 @@ pub(super) enum BundleCommand {
     Verify {
         #[command(flatten)]
         from: RemoteBundle,
+        /// Format
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
     },
     /// Copy a bundle, its signatures and the images of its components into other repositories; what is there is not sent again
     Mirror(mirror::MirrorArgs),
@@ -152,7 +156,7 @@ pub(super) async fn run(command: BundleCommand) -> anyhow::Result<ExitCode> {
             let admitted = place::open(&bundle, &registry, Some(&trust)).await?;
             inspect::inspect(&admitted.parse()?, admitted.digest(), output)
         }
-        BundleCommand::Verify { from } => {
+        BundleCommand::Verify { from, output } => {
             if from.trust.verification()?.is_none() {
                 bail!(
                     "who has to have signed? Give --key FILE, or --certificate-identity with --certificate-oidc-issuer"
@@ -161,7 +165,12 @@ pub(super) async fn run(command: BundleCommand) -> anyhow::Result<ExitCode> {
             let found = from.open().await?;
             if let Provenance::Verified(verified) = &found.provenance {
                 let name = found.tag.as_deref().map_or(from.repository.clone(), |tag| found.repository.name(tag));
-                ui::out(format!("{name}@{} is {verified}", found.bundle.digest()));
+                let digest = found.bundle.digest();
+                if output == Output::Table {
+                    ui::out(format!("{name}@{digest} is {verified}"));
+                } else {
+                    ui::value(&json!({"reference": name, "digest": digest, "signedBy": verified.by()}), output)?;
+                }
             }
             Ok(())
         }
@@ -210,7 +219,7 @@ fn build(folder: &Path, wanted: Vec<String>, output: &Path) -> anyhow::Result<()
 fn export(output: &Path, wanted: &[String]) -> anyhow::Result<()> {
     let mut chosen: Vec<(String, Archive)> = Vec::new();
     let selectors: Vec<Selector> = wanted.iter().map(|w| Selector::parse(w)).collect::<Result<_, _>>()?;
-    for (version, digest) in embedded::list()? {
+    for (version, digest) in &embedded::list()? {
         let tag = tag_of(version);
         let is_wanted =
             |s: &Selector| s.choose(std::slice::from_ref(&tag)).is_some() || s == &Selector::Digest(digest.clone());
