@@ -149,8 +149,8 @@ fn defaults(components: &[Component]) -> BTreeMap<String, bool> {
     components.iter().map(|c| (c.name.clone(), c.default)).collect()
 }
 
-fn crds(bundle: &Bundle) -> BTreeMap<&str, &Value> {
-    bundle.crds().map(|crd| (crd.key().name.as_str(), crd.value())).collect()
+fn crds(bundle: &Bundle) -> BTreeMap<String, Value> {
+    bundle.crds().map(|crd| (crd.key().name.clone(), crd.into_value())).collect()
 }
 
 fn differences<T: Clone + PartialEq>(

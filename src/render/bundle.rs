@@ -57,7 +57,8 @@ pub enum BundleError {
 pub struct Bundle {
     manifest: Manifest,
     version: semver::Version,
-    crds: BTreeMap<String, Object>,
+    /// As JSON: a tree of values is many times as large, and only one that renders needs it.
+    crds: BTreeMap<String, Box<[u8]>>,
     kinds: Vec<ServedKind>,
     pub(super) templates: Templates,
 }
@@ -67,6 +68,7 @@ impl Bundle {
     pub fn parse(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, BundleError> {
         let mut manifest = None;
         let mut crds = BTreeMap::new();
+        let mut kinds = BTreeMap::new();
         let mut origins: BTreeMap<String, &String> = BTreeMap::new();
         let mut templates = BTreeMap::new();
         for (path, bytes) in files {
@@ -81,7 +83,12 @@ impl Bundle {
                                 format!("defines {name}, which {first} defines already; remove one of the two");
                             return Err(BundleError::Crd { file: path.clone(), problem });
                         }
-                        crds.insert(name, crd);
+                        let served = ServedKind::from_crd(&crd).map_err(|field| BundleError::Crd {
+                            file: path.clone(),
+                            problem: format!("{name} has no {field}; take the CRD as controller-gen writes it"),
+                        })?;
+                        kinds.insert(name.clone(), served);
+                        crds.insert(name, crd.to_bytes().into());
                     }
                 }
                 ["templates", name] if is_yaml(name) => {
@@ -91,14 +98,7 @@ impl Bundle {
             }
         }
         let (manifest, version) = manifest.ok_or(BundleError::NoManifest)?;
-        let mut kinds = Vec::new();
-        for (name, crd) in &crds {
-            let served = ServedKind::from_crd(crd).map_err(|field| BundleError::Crd {
-                file: origins[name].clone(),
-                problem: format!("{name} has no {field}; take the CRD as controller-gen writes it"),
-            })?;
-            kinds.push(served);
-        }
+        let kinds: Vec<ServedKind> = kinds.into_values().collect();
         manifest::check_crds(&manifest.components, &kinds, &origins)?;
         let templates = Templates::parse(&templates).map_err(BundleError::Template)?;
         Ok(Self { manifest, version, crds, kinds, templates })
@@ -115,12 +115,12 @@ impl Bundle {
     }
 
     /// CRDs of the bundle as they are in its files.
-    pub fn crds(&self) -> impl Iterator<Item = &Object> {
-        self.crds.values()
+    pub fn crds(&self) -> impl Iterator<Item = Object> {
+        self.crds.values().filter_map(|bytes| read_back(bytes))
     }
 
-    pub(super) fn crd(&self, name: &str) -> Option<&Object> {
-        self.crds.get(name)
+    pub(super) fn crd(&self, name: &str) -> Option<Object> {
+        self.crds.get(name).and_then(|bytes| read_back(bytes))
     }
 
     /// The kinds that the CRDs of the bundle define.
@@ -139,6 +139,11 @@ impl Bundle {
     pub fn kind_of(&self, object: &Object) -> Option<Kind> {
         self.kind(&object.key().group, object.version(), &object.key().kind)
     }
+}
+
+/// What was written by [`Object::to_bytes`].
+fn read_back(bytes: &[u8]) -> Option<Object> {
+    Object::try_from(serde_json::from_slice::<Value>(bytes).ok()?).ok()
 }
 
 fn read_crd(file: &str, document: Value) -> Result<Object, BundleError> {

@@ -24,13 +24,14 @@ struct Additions {
 }
 
 /// The CRD of a component (as templates see it) with what the bundle adds to it.
-pub(super) fn complete(bundle: &Bundle, context: &Context, component: &Value, crd: &Object) -> Result<Object, String> {
+pub(super) fn complete(bundle: &Bundle, context: &Context, component: &Value, crd: Object) -> Result<Object, String> {
     if !bundle.templates.has(CRD_TEMPLATE) {
-        return Ok(crd.clone());
+        return Ok(crd);
     }
     let mut context = context.clone();
     context.insert("component", component);
-    context.insert("crd", &json!({"name": crd.key().name}));
+    let name = crd.key().name.clone();
+    context.insert("crd", &json!({"name": name}));
     let output = bundle.templates.render(CRD_TEMPLATE, &context)?;
     let file = format!("output of templates/{CRD_TEMPLATE}");
     let value = yaml::parse_one(&file, &output).map_err(|error| error.to_string())?;
@@ -40,10 +41,9 @@ pub(super) fn complete(bundle: &Bundle, context: &Context, component: &Value, cr
     }
     let additions: Additions = serde_json::from_value(value).map_err(|error| format!("{file}: {error}"))?;
 
-    let mut value = crd.value().clone();
+    let mut value = crd.into_value();
     for (field, values) in &additions.enums {
-        admit(&mut value, field, values)
-            .map_err(|problem| format!("{file}: enums: {field} of {}: {problem}", crd.key().name))?;
+        admit(&mut value, field, values).map_err(|problem| format!("{file}: enums: {field} of {name}: {problem}"))?;
     }
     let mut crd = Object::try_from(value).map_err(|error| format!("{file}: {error}"))?;
     for (name, value) in &additions.labels {

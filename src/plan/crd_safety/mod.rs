@@ -145,7 +145,7 @@ pub fn compare(old: &Value, new: &Value) -> Vec<Finding> {
 }
 
 /// Compares all CRDs of one set with those of the set that is to take its place; each is a list of CRDs by name.
-pub fn compare_all(old: &BTreeMap<&str, &Value>, new: &BTreeMap<&str, &Value>) -> Vec<Finding> {
+pub fn compare_all(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<Finding> {
     let whole = |severity, crd: &str, text: &str| Finding {
         severity,
         rule: Rule::Crd,

@@ -420,7 +420,7 @@ fn served_versions_are_held_against_each_other_unless_it_was_so_before() {
 #[test]
 fn crds_come_and_go() {
     let crd = versions(&["v1*"]);
-    let (none, some) = (BTreeMap::new(), BTreeMap::from([("things.example.org", &crd)]));
+    let (none, some) = (BTreeMap::new(), BTreeMap::from([("things.example.org".to_owned(), crd)]));
     assert_eq!(compare_all(&some, &some), []);
     let come = compare_all(&none, &some);
     assert_eq!((come[0].rule, come[0].severity), (Rule::Crd, Safe));
@@ -488,8 +488,8 @@ fn the_step_from_2_8_to_2_9_is_as_reviewed() {
     insta::assert_snapshot!(lines.join("\n"));
 }
 
-fn by_name(list: &[Value]) -> BTreeMap<&str, &Value> {
-    list.iter().map(|crd| (crd["metadata"]["name"].as_str().unwrap(), crd)).collect()
+fn by_name(crds: &[Value]) -> BTreeMap<String, Value> {
+    crds.iter().map(|crd| (crd["metadata"]["name"].as_str().unwrap().to_owned(), crd.clone())).collect()
 }
 
 fn crds(version: &str) -> Vec<Value> {
