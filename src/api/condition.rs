@@ -12,6 +12,8 @@ pub const STALLED: &str = "Stalled";
 pub const REACHABLE: &str = "Reachable";
 /// Somebody who is trusted has signed the bundle.
 pub const VERIFIED: &str = "Verified";
+/// The change that is wanted can be made: found out before the first write.
+pub const PREFLIGHT: &str = "Preflight";
 /// CRDs are established and controllers are available.
 pub const CONTROLLERS_READY: &str = "ControllersReady";
 /// The source and Kustomization of `spec.sync` are ready.

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, FluxInstanceStatus, Interval, Sync, Timeout, Tofu};
+use super::{Distribution, Drift, FluxInstanceStatus, Interval, Sync, Timeout, Tofu, Upgrade};
 
 /// Namespace on the target cluster where Flux lives.
 pub const FLUX_NAMESPACE: &str = "flux-system";
@@ -92,6 +92,14 @@ pub struct FluxInstanceSpec {
     /// Changes to what the bundle renders, applied last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kustomize: Option<Kustomize>,
+
+    /// How the installation moves from one bundle to another.
+    #[serde(default)]
+    pub upgrade: Upgrade,
+
+    /// What happens when others change what was installed.
+    #[serde(default)]
+    pub drift: Drift,
 }
 
 pub(super) fn yes() -> bool {

@@ -13,6 +13,7 @@ mod status;
 mod sync;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
 mod tofu;
+mod upgrade;
 
 pub use distribution::*;
 pub use duration::{Interval, ParseDurationError, Timeout};
@@ -20,3 +21,4 @@ pub use instance::*;
 pub use status::*;
 pub use sync::*;
 pub use tofu::{NamespaceName, Tofu, TofuRunner, TofuServiceAccount};
+pub use upgrade::*;

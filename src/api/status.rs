@@ -36,6 +36,134 @@ pub struct FluxInstanceStatus {
     /// What was installed when, newest first, at most ten entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
+    /// The change under way or made last, step by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// What the preflight of the newest target found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<PreflightStatus>,
+    /// A target that failed and is not tried again until spec or bundle change, or `headwater retry` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// Words of users (annotations) that have been heeded.
+    #[serde(default, skip_serializing_if = "HandledWords::is_empty")]
+    pub handled: HandledWords,
+}
+
+/// A change, step by step.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct PlanStatus {
+    /// Version it comes from; none for a first installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Version of the bundle it leads to.
+    pub version: String,
+    /// Digest of the bundle.
+    pub digest: String,
+    /// Digest of everything rendered from the bundle and the spec.
+    pub config: String,
+    /// The steps, in order.
+    #[serde(default)]
+    pub steps: Vec<PlanStep>,
+}
+
+/// One step of a change.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct PlanStep {
+    /// What is done.
+    pub name: String,
+    /// How far it is.
+    pub state: StepState,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// What it waits for, or why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How far a step is.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum StepState {
+    /// Not begun.
+    Pending,
+    /// Begun.
+    Running,
+    /// Ended well.
+    Done,
+    /// Not done in time, or refused.
+    Failed,
+}
+
+/// What a preflight found.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct PreflightStatus {
+    /// Digest of the bundle that was looked at.
+    pub digest: String,
+    /// Digest of everything rendered from the bundle and the spec.
+    pub config: String,
+    /// Findings, the worst first, at most twenty.
+    #[serde(default)]
+    pub findings: Vec<PreflightFinding>,
+    /// How many more there are.
+    #[serde(default)]
+    pub more: i64,
+}
+
+/// One finding of a preflight.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct PreflightFinding {
+    /// `Error` stops the change, `Warn` does not.
+    pub severity: super::Enforcement,
+    /// Name of the rule, as in `spec.upgrade.preflight`.
+    pub rule: String,
+    /// The object it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// A target that failed.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// Version of the bundle that failed.
+    pub version: String,
+    /// Digest of the bundle that failed.
+    pub digest: String,
+    /// Generation of the spec that failed.
+    pub generation: i64,
+    /// Why.
+    pub message: String,
+    /// Since when.
+    pub at: Time,
+    /// The revision that runs instead; none when the failed one was left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Revision>,
+    /// Why nothing else runs instead, where a rollback was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// Words of users that have been heeded: the values of the annotations.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct HandledWords {
+    /// Of `headwater.dev/retry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<String>,
+    /// Of `headwater.dev/rollback`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<String>,
+}
+
+impl HandledWords {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One bundle at one moment.

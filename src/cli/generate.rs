@@ -148,6 +148,10 @@ fn target_rbac(folder: &Path) -> anyhow::Result<Vec<Value>> {
         // List and watch cannot be limited to names.
         cluster.push(rule(&[group], &[plural], &[], READ));
         cluster.push(rule(&[group], &[plural], &names, WRITE));
+        if plural == "customresourcedefinitions" {
+            // `status.storedVersions` is trimmed when all objects have been written anew.
+            cluster.push(rule(&[group], &["customresourcedefinitions/status"], &names, &["patch"]));
+        }
         if plural == "clusterroles" {
             // Without `escalate` one may only grant what one has: the operator would have to own every right of Flux.
             cluster.push(rule(&[group], &[plural], &names, &["escalate"]));
@@ -155,7 +159,9 @@ fn target_rbac(folder: &Path) -> anyhow::Result<Vec<Value>> {
             cluster.push(rule(&[group], &[plural], &bound, &["bind"]));
         }
     }
-    cluster.extend(owned(&needs.custom, &["list"]));
+    // Objects of the bundles' kinds, everywhere: they are counted before a CRD goes, written anew when a version goes, and
+    // relieved of finalizers that nobody is left to serve.
+    cluster.extend(owned(&needs.custom, &["get", "list", "patch"]));
 
     let account = json!({"kind": "ServiceAccount", "name": "headwater", "namespace": FLUX_NAMESPACE});
     let metadata = json!({"name": "headwater-target", "namespace": FLUX_NAMESPACE});

@@ -9,6 +9,7 @@ mod inventory;
 mod observed;
 pub mod permissions;
 mod removal;
+mod survey;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;
@@ -24,6 +25,7 @@ use crate::render::{Kind, Object, ObjectKey, digest};
 pub use inventory::{BundleRef, Entry, Inventory, Owner};
 pub use observed::{FIELD_MANAGER, Live, Observed, ownership};
 pub use removal::removal;
+pub use survey::{Foreign, Stored, Survey};
 
 /// Kind of custom resource definitions.
 pub const CRD: &str = "CustomResourceDefinition";

@@ -1,0 +1,111 @@
+//! `spec.upgrade` and `spec.drift`: how a cluster may change, and what happens when others change it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Annotation: the digest of deletions that may go ahead although they are many, or touch namespaces, CRDs or claims.
+pub const CONFIRM: &str = "headwater.dev/confirm";
+/// Annotation: any new value is the word to try a held target again.
+pub const RETRY: &str = "headwater.dev/retry";
+/// Annotation: `TOKEN` or `TOKEN=DIGEST`. A new value is the word to go back to the last good revision, or to that of the digest.
+pub const ROLLBACK: &str = "headwater.dev/rollback";
+/// Annotation: the UID of an unreachable cluster whose installation is left behind when its instance is deleted.
+pub const ABANDON: &str = "headwater.dev/abandon";
+
+/// How the installation moves from one bundle to another.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgrade {
+    /// What happens when a change does not become healthy in time: `Rollback` returns to the last good bundle and the spec values
+    /// it ran with, `Hold` leaves things as they are. Either way the change is not tried again until spec or bundle
+    /// change, or `headwater retry` says so.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+
+    /// Let the version go down. CRDs stay as they are: those of the newer version.
+    #[serde(default)]
+    pub allow_downgrade: bool,
+
+    /// How seriously each rule of the preflight is taken. Unset means as the rule's own description says.
+    #[serde(default, skip_serializing_if = "Preflight::is_default")]
+    pub preflight: Preflight,
+
+    /// Let an uninstall delete CRDs of which objects exist, and so these objects. What they made keeps running.
+    #[serde(default, rename = "deleteCRDs")]
+    pub delete_crds: bool,
+
+    /// After an upgrade, make a tiny source and a Kustomization on the cluster and wait until they are reconciled.
+    /// Unset means: on the hub's own cluster only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<bool>,
+}
+
+/// What happens when a change does not become healthy in time.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum OnFailure {
+    /// Back to the last good revision.
+    #[default]
+    Rollback,
+    /// Leave it as it is.
+    Hold,
+}
+
+/// How seriously a rule is taken.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+pub enum Enforcement {
+    /// What is found stops the change before it begins.
+    Error,
+    /// What is found is said.
+    Warn,
+    /// Not looked at.
+    Off,
+}
+
+/// Enforcement by rule.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Preflight {
+    /// The cluster's Kubernetes version is outside of what the bundle was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes_version: Option<Enforcement>,
+}
+
+impl Preflight {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What happens when others change what was installed.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Drift {
+    /// `Correct` puts it back within seconds, `Warn` says it, `Ignore` does neither.
+    #[serde(default)]
+    pub mode: DriftMode,
+
+    /// What is left to others: a kind (`NetworkPolicy`), or a JSON pointer (`/spec/replicas`) in objects of any kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub ignore: Vec<DriftIgnore>,
+}
+
+/// What happens when others change what was installed.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum DriftMode {
+    /// Put it back.
+    #[default]
+    Correct,
+    /// Say it.
+    Warn,
+    /// Leave it.
+    Ignore,
+}
+
+/// A kind, or a JSON pointer.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct DriftIgnore(
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^([A-Z][A-Za-z0-9]*|(/([^~/]|~[01])+)+)$"))] pub String,
+);
