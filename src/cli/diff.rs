@@ -33,23 +33,46 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     ui::out(format!("bundle   {} ({})", bundle.version, bundle.digest));
     ui::out(format!("cluster  Kubernetes {} (kube-system {})", preview.cluster.version, preview.cluster.uid));
     for step in &plan.steps {
-        let (sign, why) = match step {
-            Step::Apply { reason: Reason::Missing, .. } => ('+', String::new()),
-            Step::Apply { reason: Reason::Changed, .. } => ('~', String::new()),
-            Step::Apply { reason: Reason::Drifted, .. } => ('!', "  (changed by somebody else)".to_owned()),
-            Step::Delete { .. } => ('-', String::new()),
-            Step::Forget { reason, .. } => ('?', format!("  (no longer ours: {reason})")),
-        };
-        ui::out(format!("{sign} {}{why}", step.key()));
+        ui::out(line(step));
         if let Step::Apply { reason: Reason::Changed | Reason::Drifted, object, .. } = step
             && args.fields
         {
             fields(&preview.cluster, object).await?;
         }
     }
+    if let Some(blocked) = &plan.blocked {
+        for key in &blocked.deletions {
+            ui::out(format!("- {key}  (waits for a word)"));
+        }
+    }
     ui::out(format!("plan     {}", plan.summary()));
     ui::out(format!("digest   {}", plan.digest()));
     Ok(exit(plan.is_empty()))
+}
+
+/// A step as people read it.
+fn line(step: &Step) -> String {
+    let (sign, key, why) = match step {
+        Step::Apply { object, replaces: Some(_), .. } => {
+            ('±', &object.key, "  (deleted and created anew: a field of it cannot be changed)".to_owned())
+        }
+        Step::Apply { reason: Reason::Missing, object, .. } => ('+', &object.key, String::new()),
+        Step::Apply { reason: Reason::Changed, object, .. } => ('~', &object.key, String::new()),
+        Step::Apply { reason: Reason::Drifted, object, .. } => {
+            ('!', &object.key, "  (changed by somebody else)".to_owned())
+        }
+        Step::Apply { reason: Reason::Detour, object, .. } => {
+            ('~', &object.key, "  (of a version in between, so that objects can be migrated)".to_owned())
+        }
+        Step::Migrate { key, kind, .. } => ('>', key, format!("  (objects written anew as {})", kind.version)),
+        Step::Delete { key, .. } => ('-', key, String::new()),
+        Step::Forget { key, reason, .. } => ('?', key, format!("  (no longer ours: {reason})")),
+        Step::Await { keys, .. } => {
+            let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+            return format!(". wait until healthy: {}", names.join(", "));
+        }
+    };
+    format!("{sign} {key}{why}")
 }
 
 fn exit(unchanged: bool) -> ExitCode {

@@ -186,7 +186,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             controller::run(controller::Options { namespace, metrics_addr, health_addr, demands }).await?;
         }
         Command::Bundle(command) => return bundle::run(command).await,
-        Command::Diff(args) => return diff::run(args).await,
+        Command::Diff(args) => return Box::pin(diff::run(args)).await,
         Command::Cluster(ClusterCommand::Kubeconfig(args)) => cluster::kubeconfig(args).await?,
         Command::Generate(command) => generate::run(&command)?,
     }

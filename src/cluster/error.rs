@@ -23,6 +23,9 @@ pub enum ClusterError {
     /// 409: somebody was faster, or a precondition does not hold.
     #[error("conflict: {0}")]
     Conflict(String),
+    /// 410: what was asked to be continued is too old.
+    #[error("the list has changed too much to be continued")]
+    Expired,
     /// 400, 413, 422 and what the server calls an error of its own though only other input can help.
     #[error("{0}")]
     Invalid(String),
@@ -41,7 +44,12 @@ impl ClusterError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout(_) | Self::Conflict(_) | Self::Throttled(_) | Self::Failed(_) => true,
+            Self::Unreachable(_)
+            | Self::Timeout(_)
+            | Self::Conflict(_)
+            | Self::Expired
+            | Self::Throttled(_)
+            | Self::Failed(_) => true,
             Self::Unauthorized | Self::Forbidden(_) | Self::NotFound(_) | Self::Invalid(_) | Self::Unreadable(_) => {
                 false
             }
@@ -60,6 +68,7 @@ impl ClusterError {
             403 => Self::Forbidden(message),
             404 => Self::NotFound(message),
             409 => Self::Conflict(message),
+            410 => Self::Expired,
             429 => Self::Throttled(retry_after),
             503 if retry_after.is_some() => Self::Throttled(retry_after),
             // An object above etcd's limit comes back as 500 (measured); trying again cannot help.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Cluster, INSTALLATION_LABEL};
-use crate::plan::{Live, Observed, ownership};
+use crate::plan::{Live, Observed, changed_by, ownership};
 use crate::render::{Kind, ObjectKey};
 
 /// Watches are opened anew before load balancers drop idle connections (Azure: 240 s).
@@ -164,6 +164,8 @@ fn map(event: watcher::Event<PartialObjectMeta<DynamicObject>>, kind: &Kind) -> 
             resource_version: object.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0),
             fields: ownership(&fields),
             deleting: object.metadata.deletion_timestamp.is_some(),
+            finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
+            changed_by: changed_by(&fields),
         };
         (kind.key(object.namespace(), object.name_any()), live)
     };

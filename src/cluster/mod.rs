@@ -4,6 +4,7 @@ mod connect;
 mod error;
 mod inventory;
 mod kubeconfig;
+mod migrate;
 mod mirror;
 mod request;
 
@@ -20,6 +21,7 @@ pub use connect::{connect, hub_config};
 pub use error::ClusterError;
 pub use inventory::{INVENTORY_NAME, InventoryStore};
 pub use kubeconfig::{Kubeconfig, KubeconfigRejected};
+pub use migrate::Migrated;
 pub use mirror::Mirror;
 pub use request::with_deadline;
 
@@ -29,6 +31,9 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Writes in flight per cluster: enough to hide latency, few enough for API priority and fairness.
 pub const IN_FLIGHT: usize = 8;
+
+/// Objects asked for at a time.
+const PAGE: usize = 500;
 
 /// Label on everything we install; its value is the namespace of the installation. With it one list or watch finds all.
 pub const INSTALLATION_LABEL: &str = "headwater.dev/installation";
@@ -61,6 +66,15 @@ pub struct Listed {
     pub live: Vec<(ObjectKey, Live)>,
     /// How new the look was.
     pub resource_version: u64,
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// Metadata of the objects.
+    pub metadata: Vec<Value>,
+    /// Where the next page begins.
+    pub next: Option<String>,
 }
 
 fn apply_path(object: &Desired) -> String {
@@ -184,6 +198,45 @@ impl Cluster {
             Err(ClusterError::NotFound(_)) => Ok(Listed { live: Vec::new(), resource_version: u64::MAX }),
             Err(error) => Err(error),
         }
+    }
+
+    /// Metadata of all objects of a kind, page by page, in one namespace or anywhere. A kind the cluster does not know has none.
+    pub async fn list_metadata(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Value>, ClusterError> {
+        let mut all = Vec::new();
+        let mut from = Some(String::new());
+        while let Some(token) = from {
+            let page = match self.page(kind, namespace, &token).await {
+                Ok(page) => page,
+                Err(ClusterError::NotFound(_)) => return Ok(Vec::new()),
+                // The list has become too old to go on with: a part of it must never be taken for all.
+                Err(ClusterError::Expired) if !token.is_empty() => {
+                    all.clear();
+                    from = Some(String::new());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            all.extend(page.metadata);
+            from = page.next;
+        }
+        Ok(all)
+    }
+
+    /// One page of that list; `from` is where the page before ended.
+    pub async fn page(&self, kind: &Kind, namespace: Option<&str>, from: &str) -> Result<Page, ClusterError> {
+        let collection = request::collection(kind, namespace);
+        let path = match from {
+            "" => format!("{collection}?limit={PAGE}"),
+            token => format!("{collection}?limit={PAGE}&continue={token}"),
+        };
+        let (_, answer) = request::send(&self.client, "GET", &path, None, request::METADATA_LIST).await?;
+        let mut list: Value = request::parse(&answer)?;
+        let metadata = match list["items"].take() {
+            Value::Array(items) => items.into_iter().map(|mut item| item["metadata"].take()).collect(),
+            _ => Vec::new(),
+        };
+        let next = list["metadata"]["continue"].as_str().filter(|token| !token.is_empty());
+        Ok(Page { metadata, next: next.map(str::to_owned) })
     }
 
     /// Whether any object of the custom resource definition exists, in one namespace or anywhere.

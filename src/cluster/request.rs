@@ -13,13 +13,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{ClusterError, DEADLINE, Listed};
-use crate::plan::{Live, ownership};
+use crate::plan::{Live, changed_by, ownership};
 use crate::render::{Kind, ObjectKey};
 
 /// Media type of server-side apply; JSON is YAML.
 pub(super) const APPLY: &str = "application/apply-patch+yaml";
 /// Media type of a merge patch.
 pub(super) const MERGE: &str = "application/merge-patch+json";
+/// Media type of a JSON patch.
+pub(super) const JSON_PATCH: &str = "application/json-patch+json";
 /// Media type of everything else.
 pub(super) const JSON: &str = "application/json";
 /// Ask for the whole object.
@@ -132,6 +134,8 @@ struct Metadata {
     resource_version: String,
     deletion_timestamp: Option<String>,
     #[serde(default)]
+    finalizers: Vec<String>,
+    #[serde(default)]
     managed_fields: Vec<Value>,
 }
 
@@ -142,6 +146,8 @@ impl Metadata {
             resource_version: self.resource_version.parse().unwrap_or(0),
             fields: ownership(&self.managed_fields),
             deleting: self.deletion_timestamp.is_some(),
+            finalizers: self.finalizers.clone(),
+            changed_by: changed_by(&self.managed_fields),
         }
     }
 }

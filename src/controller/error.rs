@@ -4,6 +4,7 @@ use crate::api::ParseDurationError;
 use crate::bundle::ArtifactError;
 use crate::cluster::{ClusterError, KubeconfigRejected};
 use crate::plan::Owner;
+use crate::plan::migration::NoWay;
 use crate::render::{ObjectKey, RenderError};
 
 /// Why a pass ended early. The text says its own layer's part and is what users read.
@@ -74,6 +75,42 @@ pub enum StepError {
     /// Bundle and spec do not fit together.
     #[error("{0}")]
     Render(#[from] RenderError),
+    /// Stored objects could not be written anew.
+    #[error("objects of {crd} could not all be written anew as {version}: {cause}")]
+    Migration {
+        /// Name of the CRD.
+        crd: String,
+        /// API version.
+        version: String,
+        /// Why.
+        cause: ClusterError,
+    },
+    /// Stored objects cannot be brought to the versions of the bundle.
+    #[error("{0}")]
+    NoWay(#[from] NoWay),
+    /// The version would go down.
+    #[error(
+        "spec.distribution.version: {wanted} is older than the installed {installed}; to go there all the same, set spec.upgrade.allowDowngrade: true (CRDs stay those of the newer version), or `headwater rollback` to what ran before"
+    )]
+    Downgrade {
+        /// Version of the bundle.
+        wanted: String,
+        /// What is installed.
+        installed: String,
+    },
+    /// The version would go down, and cannot.
+    #[error("spec.distribution.version: {0}; objects are never brought back to older versions")]
+    NotServed(String),
+    /// An installation of another tool is newer.
+    #[error(
+        "spec.distribution.version: {wanted} is older than the {installed} that another tool installed here; take it over with a bundle of {installed} or newer first"
+    )]
+    TakeoverDowngrade {
+        /// Version of the bundle.
+        wanted: String,
+        /// What is installed.
+        installed: String,
+    },
     /// Some objects were not accepted.
     #[error("{}", failures(.0))]
     Apply(Vec<(ObjectKey, ClusterError)>),
@@ -103,6 +140,7 @@ fn reason_of(error: &ClusterError) -> &'static str {
         ClusterError::Forbidden(_) => "PermissionDenied",
         ClusterError::NotFound(_)
         | ClusterError::Conflict(_)
+        | ClusterError::Expired
         | ClusterError::Invalid(_)
         | ClusterError::Throttled(_)
         | ClusterError::Failed(_)
@@ -123,6 +161,10 @@ impl StepError {
             Self::Artifact(error) => error.reason(),
             Self::Render(_) => "BuildFailed",
             Self::Unsupported { .. } => "KubernetesUnsupported",
+            Self::Migration { cause: ClusterError::Forbidden(_), .. } => "PermissionDenied",
+            Self::Migration { .. } => "MigrationFailed",
+            Self::NoWay(_) => "NoUpgradePath",
+            Self::Downgrade { .. } | Self::NotServed(_) | Self::TakeoverDowngrade { .. } => "DowngradeRefused",
             Self::Apply(list) => list.first().map_or("ReconciliationFailed", |(_, e)| reason_of(e)),
             Self::Prune(_) => "PruneFailed",
         }
@@ -136,10 +178,14 @@ impl StepError {
             | Self::Identity { .. }
             | Self::Claimed { .. }
             | Self::Unsupported { .. }
+            | Self::NoWay(_)
+            | Self::Downgrade { .. }
+            | Self::TakeoverDowngrade { .. }
+            | Self::NotServed(_)
             | Self::Render(_) => false,
             Self::Secret { transient, .. } => *transient,
             // Rights can be granted and credentials be renewed without anything of ours changing.
-            Self::Cluster(error) => {
+            Self::Cluster(error) | Self::Migration { cause: error, .. } => {
                 error.is_transient() || matches!(error, ClusterError::Unauthorized | ClusterError::Forbidden(_))
             }
             Self::Artifact(error) => error.is_transient(),
@@ -154,13 +200,21 @@ impl StepError {
         match self {
             Self::Kubeconfig { .. } | Self::Identity { .. } => true,
             Self::Secret { field, .. } => field.starts_with("spec.kubeConfig"),
-            Self::Cluster(error) => error.is_unreachable() || matches!(error, ClusterError::Unauthorized),
+            Self::Cluster(error) | Self::Migration { cause: error, .. } => {
+                error.is_unreachable() || matches!(error, ClusterError::Unauthorized)
+            }
             Self::Apply(list) | Self::Prune(list) => {
                 list.first().is_some_and(|(_, e)| e.is_unreachable() || matches!(e, ClusterError::Unauthorized))
             }
-            Self::Spec(_) | Self::Claimed { .. } | Self::Artifact(_) | Self::Unsupported { .. } | Self::Render(_) => {
-                false
-            }
+            Self::Spec(_)
+            | Self::Claimed { .. }
+            | Self::Artifact(_)
+            | Self::Unsupported { .. }
+            | Self::NoWay(_)
+            | Self::Downgrade { .. }
+            | Self::TakeoverDowngrade { .. }
+            | Self::NotServed(_)
+            | Self::Render(_) => false,
         }
     }
 }

@@ -8,8 +8,9 @@ use futures::{StreamExt, stream};
 use super::StepError;
 use crate::api::FLUX_NAMESPACE;
 use crate::cluster::{Cluster, ClusterError, IN_FLIGHT, InventoryStore};
-use crate::plan::health::health;
-use crate::plan::{CRD, Desired, Guard, Inventory, Plan, Stage, Step};
+use crate::plan::health::{Health, health};
+use crate::plan::{CRD, Desired, Guard, Inventory, Plan, Reason, Stage, Step};
+use crate::render::kinds::builtin;
 use crate::render::{Kind, ObjectKey};
 
 /// Longest wait for CRDs to be established before objects of them are written; the next pass goes on from there.
@@ -26,15 +27,33 @@ pub(super) struct Executed {
     pub going: Vec<ObjectKey>,
     /// Objects kept on purpose, and why.
     pub kept: Vec<(ObjectKey, &'static str)>,
+    /// Number of the plan's steps that are done.
+    pub reached: usize,
+    /// What the next step waits for.
+    pub waiting: Option<(ObjectKey, Health)>,
 }
 
 /// Executes a plan. Whatever happens, what was done is in the inventory when this returns, as far as the cluster can be
 /// written to.
-pub(super) async fn execute(cluster: &Cluster, plan: &Plan, store: &mut InventoryStore) -> Result<Executed, StepError> {
+pub(super) async fn execute(
+    cluster: &Cluster,
+    plan: &Plan,
+    store: &mut InventoryStore,
+) -> (Executed, Result<(), StepError>) {
     let mut done = Executed::default();
+    let result = recorded(cluster, plan, store, &mut done).await;
+    (done, result)
+}
+
+async fn recorded(
+    cluster: &Cluster,
+    plan: &Plan,
+    store: &mut InventoryStore,
+    done: &mut Executed,
+) -> Result<(), StepError> {
     let mut record = plan.intent.clone();
     if plan.is_empty() && record == store.inventory {
-        return Ok(done);
+        return Ok(());
     }
     // The inventory lives in a namespace of the plan, so that one object has to come before it. It carries our label from
     // its first moment, so it is known as ours even if we die here.
@@ -45,56 +64,110 @@ pub(super) async fn execute(cluster: &Cluster, plan: &Plan, store: &mut Inventor
         _ => None,
     });
     if let Some(object) = namespace {
-        apply_all(cluster, vec![Arc::clone(object)], &mut record, &mut done).await?;
+        apply_all(cluster, vec![(Arc::clone(object), None)], &mut record, done).await?;
     }
     store.save(cluster, FLUX_NAMESPACE, &record).await?;
 
-    let result = steps(cluster, plan, &mut record, &mut done).await;
+    let result = steps(cluster, plan, &mut record, done).await;
     // A namespace on its way out takes the inventory in it along; it is the last to go.
     let namespace_goes =
         done.going.iter().chain(&done.deleted).any(|k| k.kind == "Namespace" && k.name == FLUX_NAMESPACE);
     if namespace_goes {
-        return result.map(|()| done);
+        return result;
     }
     let saved = store.save(cluster, FLUX_NAMESPACE, &record).await;
     result?;
-    saved?;
-    Ok(done)
+    Ok(saved?)
 }
 
 async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mut Executed) -> Result<(), StepError> {
-    for stage in [Stage::Definitions, Stage::Resources, Stage::Workloads, Stage::CustomResources] {
-        let objects: Vec<Arc<Desired>> = plan
-            .steps
-            .iter()
-            .filter_map(|step| match step {
-                Step::Apply { stage: s, object, .. } if *s == stage && !done.applied.contains(&object.key) => {
-                    Some(Arc::clone(object))
-                }
-                _ => None,
-            })
-            .collect();
-        if objects.is_empty() {
-            continue;
+    // Applies of one stage that stand together go out side by side; everything else is a step of its own.
+    let mut batch: Vec<(Arc<Desired>, Option<String>)> = Vec::new();
+    let mut stage = Stage::Migration;
+    for (index, step) in plan.steps.iter().enumerate() {
+        let is_alone = step.stage() == Stage::Migration || !matches!(step, Step::Apply { .. });
+        if is_alone || step.stage() != stage {
+            apply_all(cluster, std::mem::take(&mut batch), record, done).await?;
+            done.reached = index;
         }
-        if stage == Stage::CustomResources {
+        if stage != step.stage() && step.stage() == Stage::CustomResources {
             established(cluster, record).await?;
         }
-        apply_all(cluster, objects, record, done).await?;
+        stage = step.stage();
+        match step {
+            Step::Apply { object, .. } if done.applied.contains(&object.key) && stage != Stage::Migration => {}
+            Step::Apply { object, replaces, reason, .. } => {
+                batch.push((Arc::clone(object), replaces.clone()));
+                if *reason == Reason::Detour {
+                    apply_all(cluster, std::mem::take(&mut batch), record, done).await?;
+                    // It is not what is wanted in the end.
+                    done.applied.retain(|key| *key != object.key);
+                }
+            }
+            Step::Migrate { key, kind, mixed, .. } => {
+                let migrated = cluster.migrate(key, kind, *mixed).await.map_err(|cause| StepError::Migration {
+                    crd: key.name.clone(),
+                    version: kind.version.clone(),
+                    cause,
+                })?;
+                tracing::info!(crd = %key.name, version = %kind.version, objects = migrated.objects, written = migrated.written, "migrated");
+                if stage == Stage::Sweep {
+                    record.sweep.remove(&key.name);
+                }
+            }
+            Step::Await { keys, .. } => {
+                done.waiting = unhealthy(cluster, keys).await?;
+                if done.waiting.is_some() {
+                    return Ok(());
+                }
+            }
+            Step::Delete { .. } | Step::Forget { .. } => break,
+        }
     }
-    delete_all(cluster, plan, record, done).await
+    apply_all(cluster, batch, record, done).await?;
+    let is_deletion = |step: &Step| matches!(step, Step::Delete { .. } | Step::Forget { .. });
+    done.reached = plan.steps.iter().position(is_deletion).unwrap_or(plan.steps.len());
+    delete_all(cluster, plan, record, done).await?;
+    done.reached = plan.steps.len();
+    Ok(())
+}
+
+/// The first of some objects that is not healthy, and why.
+async fn unhealthy(cluster: &Cluster, keys: &[ObjectKey]) -> Result<Option<(ObjectKey, Health)>, StepError> {
+    let mut kinds: Vec<(&str, &str)> = keys.iter().map(|key| (key.group.as_str(), key.kind.as_str())).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let mut live = Vec::new();
+    for (group, kind) in kinds {
+        // Only kinds of Kubernetes itself run anything.
+        let Some(kind) = builtin(group, "v1", kind) else { continue };
+        live.extend(cluster.list(&kind, FLUX_NAMESPACE).await?);
+    }
+    let judged = keys.iter().map(|key| {
+        let found = live.iter().find(|o| o["kind"] == key.kind.as_str() && o["metadata"]["name"] == key.name.as_str());
+        (key, found.map_or_else(|| Health::InProgress("is not there".to_owned()), health))
+    });
+    let mut bad: Vec<_> = judged.filter(|(_, health)| !health.is_current()).collect();
+    bad.sort_by_key(|(_, health)| !matches!(health, Health::Failed(_)));
+    Ok(bad.into_iter().next().map(|(key, health)| (key.clone(), health)))
 }
 
 async fn apply_all(
     cluster: &Cluster,
-    objects: Vec<Arc<Desired>>,
+    objects: Vec<(Arc<Desired>, Option<String>)>,
     record: &mut Inventory,
     done: &mut Executed,
 ) -> Result<(), StepError> {
-    let writes = objects.into_iter().map(|object| {
+    let writes = objects.into_iter().map(|(object, replaces)| {
         let cluster = cluster.clone();
         async move {
-            let answer = cluster.apply(&object).await;
+            let answer = async {
+                if let Some(uid) = replaces {
+                    make_way(&cluster, &object, &uid).await?;
+                }
+                cluster.apply(&object).await
+            };
+            let answer = answer.await;
             (object, answer)
         }
     });
@@ -118,6 +191,18 @@ async fn apply_all(
     }
     failures.sort_by(|a, b| a.0.cmp(&b.0));
     if failures.is_empty() { Ok(()) } else { Err(StepError::Apply(failures)) }
+}
+
+/// Deletes what cannot be changed into what is wanted. Whoever is killed after it finds the object missing, and makes it.
+async fn make_way(cluster: &Cluster, object: &Desired, uid: &str) -> Result<(), ClusterError> {
+    cluster.delete(&object.kind, &object.key, uid, false).await?;
+    for pause in [20, 50, 100, 200, 500, 1000] {
+        match cluster.get_live(&object.kind, &object.key).await? {
+            Some(live) if live.uid == uid => tokio::time::sleep(Duration::from_millis(pause)).await,
+            _ => return Ok(()),
+        }
+    }
+    Err(ClusterError::Conflict("the object that has to make way for it is still being deleted".to_owned()))
 }
 
 /// Waits until the CRDs of the inventory are established: an object of one that is not is refused.

@@ -13,11 +13,15 @@ mod remove;
 mod render;
 mod report;
 mod resolve;
+mod revisions;
+mod survey;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -27,6 +31,7 @@ use tokio::sync::mpsc;
 use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus};
 use crate::bundle::{Bundles, Provenance};
 use crate::cluster::{Cluster, InventoryStore, Mirror};
+use crate::plan::goal::{Goal, heed};
 use crate::plan::{BundleRef, CRD, Owner, Plan, stage_of};
 use crate::render::ObjectKey;
 use crate::telemetry::Metrics;
@@ -88,6 +93,11 @@ impl Memory {
 /// What a pass found out and did, as far as it came.
 #[derive(Default)]
 pub struct Run {
+    /// The status with which the pass began: what is stored, with new words of users followed.
+    status: FluxInstanceStatus,
+    /// Why a word could not be followed.
+    refused: Option<String>,
+    goal: Goal,
     cluster: Option<Cluster>,
     bundle: Option<BundleRef>,
     provenance: Option<Provenance>,
@@ -98,6 +108,25 @@ pub struct Run {
     executed: execute::Executed,
     assessment: Option<assess::Assessment>,
     objects: Option<usize>,
+}
+
+impl Run {
+    /// With what the instance says.
+    fn begin(instance: &FluxInstance) -> Self {
+        let status = instance.status.clone().unwrap_or_default();
+        let now = Time(Timestamp::now());
+        let heeded = heed(&status, instance.annotations(), instance.metadata.generation, &now);
+        Self { status: heeded.status, refused: heeded.refused, ..Self::default() }
+    }
+
+    /// Going back is not possible: what has failed is left as it is.
+    fn refuse_rollback(&mut self, why: String) {
+        self.goal = Goal::Stay;
+        if let Some(held) = &mut self.status.held {
+            held.back = None;
+            held.refused = Some(why);
+        }
+    }
 }
 
 impl Ctx {
@@ -146,7 +175,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         return Ok(action);
     }
 
-    let mut run = Run::default();
+    let mut run = Run::begin(&instance);
     let result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
     if let Err(error) = &result {
         tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "pass failed");
@@ -175,18 +204,28 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
 
     let plan::Prepared { cluster, mut store, observed, desired, plan } =
         plan::prepare(ctx, instance, &owner, memory, run).await?;
+    let is_held = run.goal == Goal::Stay && !plan.is_empty();
+    if is_held {
+        run.plan = Some(plan);
+        let inventory = store.inventory.clone();
+        memory.inventory = Some(store);
+        watch(ctx, &owner, &cluster, memory, &inventory);
+        run.assessment = Some(assess::assess(&cluster, &inventory, &observed, memory).await?);
+        return Ok(());
+    }
     if !plan.is_empty() {
         tracing::info!(instance = %owner.name, version = %desired.bundle.version, digest = %desired.bundle.digest, plan = %plan.summary(), "executing plan");
         report::announce(ctx, instance, memory, run, &plan).await?;
     }
-    let executed = execute::execute(&cluster, &plan, &mut store).await;
+    let (executed, result) = execute::execute(&cluster, &plan, &mut store).await;
+    run.executed = executed;
     run.plan = Some(plan);
     let inventory = store.inventory.clone();
     memory.inventory = Some(store);
     watch(ctx, &owner, &cluster, memory, &inventory);
     run.objects = Some(inventory.entries.len());
-    run.executed = executed?;
-    run.applied = true;
+    result?;
+    run.applied = run.executed.waiting.is_none();
 
     run.assessment = Some(assess::assess(&cluster, &inventory, &observed, memory).await?);
     Ok(())

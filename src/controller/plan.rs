@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use kube::Client;
+use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::{Ctx, Memory, Run, StepError, observe, owner_of, resolve};
-use crate::api::FluxInstance;
-use crate::bundle::{Bundles, Demands};
+use super::{Ctx, Memory, Run, StepError, observe, owner_of, resolve, revisions, survey};
+use crate::api::{CONFIRM, FluxInstance, FluxInstanceStatus, Revision};
+use crate::bundle::{Bundles, Demands, Resolved};
 use crate::cluster::{Cluster, InventoryStore};
-use crate::plan::{DesiredSet, Observed, Owner, Plan};
+use crate::plan::goal::{Goal, goal};
+use crate::plan::migration::{self, Detour};
+use crate::plan::{BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, rollout, upgrade};
 use crate::telemetry::Metrics;
 
 /// What would be done, and on which cluster.
@@ -50,7 +52,7 @@ pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> R
     let (trigger, _) = mpsc::channel(1);
     let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), trigger);
     resolve::interval(instance)?;
-    let (mut memory, mut run) = (Memory::default(), Run::default());
+    let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
     let prepared = prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run).await?;
     Ok(Preview { cluster: prepared.cluster, desired: prepared.desired, plan: prepared.plan })
 }
@@ -77,13 +79,116 @@ pub(super) async fn prepare(
     let store = observe::inventory(&cluster, owner, memory).await?;
     let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
 
-    let resolved = resolve::resolve(ctx, instance).await?;
+    let target = resolve::resolve(ctx, instance).await?;
+    run.goal = goal(&mut run.status, &target.reference.digest, instance.metadata.generation);
+    let (instance, resolved) = match &run.goal {
+        Goal::Target | Goal::Stay => (instance.clone(), target),
+        Goal::Back(revision) => match Box::pin(back(ctx, instance, revision)).await? {
+            Ok(found) => found,
+            Err(why) => {
+                run.refuse_rollback(why);
+                (instance.clone(), target)
+            }
+        },
+    };
     run.provenance = Some(resolved.provenance.clone());
     resolve::check_kubernetes(&resolved, &cluster.version)?;
+    if run.goal == Goal::Target {
+        check_direction(&instance, &run.status, &observed.inventory, &resolved.reference)?;
+    }
     let desired = ctx.rendered.get(&resolved, &instance.spec)?;
     run.bundle = Some(desired.bundle.clone());
     run.config = Some(desired.config.clone());
 
-    let plan = crate::plan::plan(owner, &desired, &observed);
+    let policy = Policy {
+        drift: instance.spec.drift.clone(),
+        confirmed: instance.annotations().get(CONFIRM).cloned(),
+        ..Policy::default()
+    };
+    let mut plan = crate::plan::plan(owner, &desired, &observed, &policy);
+    if is_change(&plan, &run.status) {
+        let survey = survey::survey(&cluster, &desired, &plan).await?;
+        if plan.keeps_definitions
+            && let Some(why) = upgrade::unserved(&desired, &survey)
+        {
+            match &run.goal {
+                Goal::Back(_) => run.refuse_rollback(why),
+                Goal::Target | Goal::Stay => return Err(StepError::NotServed(why)),
+            }
+        }
+        if observed.inventory.bundle.is_none()
+            && let Some(installed) = survey.installed()
+            && installed.cmp_precedence(resolved.bundle.version()).is_gt()
+        {
+            let wanted = desired.bundle.version.clone();
+            return Err(StepError::TakeoverDowngrade { wanted, installed: installed.to_string() });
+        }
+        let detours = if migration::needs_detour(&plan, &desired, &survey) {
+            Box::pin(detours(ctx, &instance, &resolved)).await?
+        } else {
+            Vec::new()
+        };
+        plan = migration::migrate(plan, &desired, &survey, &detours)?;
+        if instance.spec.wait && run.goal == Goal::Target {
+            plan = rollout::order(plan, &desired, &observed, &survey, &resolved.bundle.manifest().rollout);
+        }
+    }
     Ok(Prepared { cluster, store, observed, desired, plan })
+}
+
+/// Whether a plan leads to something that has not been applied completely yet, rather than repairing what has.
+fn is_change(plan: &Plan, status: &FluxInstanceStatus) -> bool {
+    let applied = status.applied.as_ref();
+    let is_applied = |bundle: &BundleRef| applied.is_some_and(|r| r.digest == bundle.digest && r.config == plan.config);
+    !plan.intent.sweep.is_empty() || (!plan.is_empty() && !plan.bundle.as_ref().is_some_and(is_applied))
+}
+
+/// The instance as it was when a revision was good, and that revision's bundle; the reason when they cannot be had any more.
+async fn back(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    revision: &Revision,
+) -> Result<Result<(FluxInstance, Resolved), String>, StepError> {
+    let Some(spec) = revisions::recall(ctx, instance, revision).await? else {
+        let text = format!("the spec with which {} was good is not known any more", revision.version);
+        return Ok(Err(text));
+    };
+    let then = FluxInstance { spec, ..instance.clone() };
+    match resolve::resolve(ctx, &then).await {
+        Ok(resolved) => Ok(Ok((then, resolved))),
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+/// Versions go down only when somebody says so.
+fn check_direction(
+    instance: &FluxInstance,
+    status: &FluxInstanceStatus,
+    inventory: &Inventory,
+    wanted: &BundleRef,
+) -> Result<(), StepError> {
+    let good = status.last_good.as_ref().map(|r| BundleRef { version: r.version.clone(), digest: r.digest.clone() });
+    // What was never good is not what the cluster runs on: going back from there is no downgrade.
+    let Some(installed) = good.or_else(|| inventory.bundle.clone()) else { return Ok(()) };
+    if wanted.is_older_than(&installed) && !instance.spec.upgrade.allow_downgrade {
+        return Err(StepError::Downgrade { wanted: wanted.version.clone(), installed: installed.version });
+    }
+    Ok(())
+}
+
+/// The CRDs of all bundles that the wanted one names to go through, oldest first.
+async fn detours(ctx: &Ctx, instance: &FluxInstance, resolved: &Resolved) -> Result<Vec<Detour>, StepError> {
+    let via = resolved.bundle.manifest().upgrade.via.iter().flat_map(|detour| &detour.through);
+    let mut versions: Vec<&String> = via.collect();
+    versions.sort_by_key(|version| semver::Version::parse(version).ok());
+    versions.dedup();
+    let mut detours = Vec::new();
+    for version in versions {
+        let mut there = instance.clone();
+        there.spec.distribution.version.clone_from(version);
+        let between = resolve::resolve(ctx, &there).await?;
+        detours.push(Detour { version: version.clone(), definitions: super::render::definitions(&between)? });
+    }
+    Ok(detours)
 }

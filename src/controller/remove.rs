@@ -54,7 +54,8 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
     // Never from the mirror: a deletion wants to have seen the present.
     let observed = observe::live(&cluster, &store, None).await?;
     let plan = removal(&owner, &observed);
-    let executed = execute(&cluster, &plan, &mut store).await?;
+    let (executed, result) = execute(&cluster, &plan, &mut store).await;
+    result?;
     // Now: when the namespace is gone, so is the inventory that knows of it.
     report::say_kept(ctx, instance, memory, &executed.kept).await;
     if let [first, rest @ ..] = executed.going.as_slice() {

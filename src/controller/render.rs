@@ -7,13 +7,12 @@ use super::StepError;
 use crate::api::{FLUX_NAMESPACE, FluxInstanceSpec};
 use crate::bundle::Resolved;
 use crate::cluster::INSTALLATION_LABEL;
-use crate::plan::{Desired, DesiredSet};
+use crate::plan::{CRD, Desired, DesiredSet};
 use crate::render::digest as digest_of;
 use crate::render::{self, Settings};
 
 /// What the bundle's templates get to see of a spec.
 pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
-    let labels = [("app.kubernetes.io/managed-by", "headwater"), (INSTALLATION_LABEL, FLUX_NAMESPACE)];
     Settings {
         namespace: FLUX_NAMESPACE.to_owned(),
         components: spec.components.as_ref().map(|c| c.iter().map(|name| name.0.clone()).collect()),
@@ -25,8 +24,13 @@ pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
         sync: spec.sync.clone(),
         tofu: spec.tofu.clone(),
         patches: spec.kustomize.as_ref().map(|k| k.patches.clone()).unwrap_or_default(),
-        owner_labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect::<BTreeMap<_, _>>(),
+        owner_labels: owner_labels(),
     }
+}
+
+fn owner_labels() -> BTreeMap<String, String> {
+    let labels = [("app.kubernetes.io/managed-by", "headwater"), (INSTALLATION_LABEL, FLUX_NAMESPACE)];
+    labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect()
 }
 
 /// Renders without remembering.
@@ -41,6 +45,19 @@ pub(super) fn render(resolved: &Resolved, settings: &Settings) -> Result<Desired
         })
         .collect::<Result<Vec<_>, StepError>>()?;
     Ok(DesiredSet::new(resolved.reference.clone(), objects))
+}
+
+/// All CRDs of a bundle, as they would be applied if all its components were wanted.
+pub(super) fn definitions(resolved: &Resolved) -> Result<Vec<Arc<Desired>>, StepError> {
+    let all = resolved.bundle.manifest().components.iter().map(|component| component.name.clone());
+    let settings = Settings {
+        namespace: FLUX_NAMESPACE.to_owned(),
+        components: Some(all.collect()),
+        owner_labels: owner_labels(),
+        ..Settings::default()
+    };
+    let set = render(resolved, &settings)?;
+    Ok(set.objects.into_iter().filter(|object| object.key.kind == CRD).collect())
 }
 
 /// Sets kept; clusters of one fleet mostly differ in few settings.

@@ -1,7 +1,7 @@
 //! The inventory: what we put on a cluster. It names an object before the object is first written, learns its UID when
 //! the write is answered, and drops it only when the object is verified to be gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,17 @@ pub struct BundleRef {
     pub version: String,
     /// Digest: the identity.
     pub digest: String,
+}
+
+impl BundleRef {
+    /// Whether its version is lower. What follows a `+` in a version does not count, as semver says.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        let version = |text: &str| semver::Version::parse(text).ok();
+        match (version(&self.version), version(&other.version)) {
+            (Some(this), Some(other)) => this.cmp_precedence(&other).is_lt(),
+            _ => false,
+        }
+    }
 }
 
 /// What is known of one object.
@@ -72,6 +83,11 @@ pub struct Inventory {
     pub owner: Option<Owner>,
     /// The bundle the entries come from.
     pub bundle: Option<BundleRef>,
+    /// The bundle the CRDs come from, where that is another one: CRDs never go back.
+    pub definitions: Option<BundleRef>,
+    /// CRDs whose objects are to be written anew when the controllers are the new ones: until then the old ones may still
+    /// have written old versions.
+    pub sweep: BTreeSet<String>,
     /// The objects.
     pub entries: BTreeMap<ObjectKey, Entry>,
 }
@@ -82,6 +98,10 @@ struct Stored {
     owner: Option<Owner>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<BundleRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    definitions: Option<BundleRef>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    sweep: BTreeSet<String>,
     entries: Vec<StoredEntry>,
 }
 
@@ -95,11 +115,18 @@ struct StoredEntry {
 }
 
 impl Inventory {
+    /// The bundle the CRDs come from.
+    pub fn definitions(&self) -> Option<&BundleRef> {
+        self.definitions.as_ref().or(self.bundle.as_ref())
+    }
+
     /// The stored form: JSON, one entry after the other.
     pub fn to_json(&self) -> String {
         let stored = Stored {
             owner: self.owner.clone(),
             bundle: self.bundle.clone(),
+            definitions: self.definitions.clone(),
+            sweep: self.sweep.clone(),
             entries: self
                 .entries
                 .iter()
@@ -132,6 +159,7 @@ impl Inventory {
                 (key, s.entry)
             })
             .collect();
-        Ok(Self { owner: stored.owner, bundle: stored.bundle, entries })
+        let Stored { owner, bundle, definitions, sweep, .. } = stored;
+        Ok(Self { owner, bundle, definitions, sweep, entries })
     }
 }

@@ -3,12 +3,18 @@
 
 pub mod compare;
 pub mod crd_safety;
+mod definition;
 pub mod fields;
+pub mod goal;
 pub mod health;
 mod inventory;
+pub mod migration;
 mod observed;
 pub mod permissions;
+mod policy;
+pub mod progress;
 mod removal;
+pub mod rollout;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -22,10 +28,15 @@ use serde::Serialize;
 
 use crate::render::{Kind, Object, ObjectKey, digest};
 
+pub use definition::Definition;
 pub use inventory::{BundleRef, Entry, Inventory, Owner};
-pub use observed::{FIELD_MANAGER, Live, Observed, ownership};
+pub use observed::{FIELD_MANAGER, Live, Observed, changed_by, live_of, ownership};
+pub use policy::{Drifted, Policy, Treatment};
 pub use removal::removal;
 pub use survey::{Foreign, Stored, Survey};
+
+/// Kubernetes' recommended label for the component an object belongs to.
+const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 
 /// Kind of custom resource definitions.
 pub const CRD: &str = "CustomResourceDefinition";
@@ -39,6 +50,9 @@ pub struct Desired {
     /// How to address it.
     #[serde(skip)]
     pub kind: Kind,
+    /// The component it belongs to, as its label tells.
+    #[serde(skip)]
+    pub component: Option<String>,
     /// Digest of `body`.
     pub digest: String,
     /// Canonical JSON.
@@ -50,7 +64,8 @@ impl Desired {
     /// Serialises a rendered object.
     pub fn new(object: &Object, kind: Kind) -> Self {
         let body = Bytes::from(object.to_bytes());
-        Self { key: object.key().clone(), kind, digest: digest(&body), body }
+        let component = object.label(COMPONENT_LABEL).map(str::to_owned);
+        Self { key: object.key().clone(), kind, component, digest: digest(&body), body }
     }
 }
 
@@ -77,6 +92,8 @@ impl DesiredSet {
 /// Objects of one stage may be written side by side; a stage begins when the one before is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Stage {
+    /// Stored objects are written anew, so that the API server accepts CRDs without their old versions.
+    Migration,
     /// What others need to exist: namespaces, CRDs, cluster roles.
     Definitions,
     /// Everything that neither defines nor runs.
@@ -85,6 +102,8 @@ pub enum Stage {
     Workloads,
     /// Objects of the bundle's own CRDs.
     CustomResources,
+    /// Stored objects are written anew in the versions of the new CRDs, when nobody writes the old ones any more.
+    Sweep,
     /// Deletions.
     Prune,
 }
@@ -99,6 +118,8 @@ pub enum Reason {
     Changed,
     /// Somebody else changed or took over a field of ours.
     Drifted,
+    /// A CRD of a version in between, so that stored objects can be written in a version that the wanted one knows.
+    Detour,
 }
 
 /// What must hold at the moment of a deletion. The UID is always a precondition beside it.
@@ -125,6 +146,29 @@ pub enum Step {
         /// What.
         #[serde(flatten)]
         object: Arc<Desired>,
+        /// The server will not let a field change that has to: this incarnation is deleted first.
+        #[serde(rename = "replaces", skip_serializing_if = "Option::is_none")]
+        replaces: Option<String>,
+    },
+    /// Write all objects of a CRD anew in the version in which it stores them, and strike the others from `status.storedVersions`.
+    Migrate {
+        /// When.
+        stage: Stage,
+        /// The CRD.
+        #[serde(flatten)]
+        key: ObjectKey,
+        /// The objects' kind, in the version they are stored in.
+        #[serde(rename = "to")]
+        kind: Kind,
+        /// Objects may be stored in another version.
+        mixed: bool,
+    },
+    /// Go on only when these are healthy; the next pass looks again.
+    Await {
+        /// When.
+        stage: Stage,
+        /// What is waited for.
+        keys: Vec<ObjectKey>,
     },
     /// Delete the object with this UID.
     Delete {
@@ -155,11 +199,23 @@ pub enum Step {
 }
 
 impl Step {
-    /// The object concerned.
-    pub fn key(&self) -> &ObjectKey {
+    /// The object concerned, if it is one.
+    pub fn key(&self) -> Option<&ObjectKey> {
         match self {
-            Self::Apply { object, .. } => &object.key,
-            Self::Delete { key, .. } | Self::Forget { key, .. } => key,
+            Self::Apply { object, .. } => Some(&object.key),
+            Self::Migrate { key, .. } | Self::Delete { key, .. } | Self::Forget { key, .. } => Some(key),
+            Self::Await { .. } => None,
+        }
+    }
+
+    /// When it is done.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Apply { stage, .. }
+            | Self::Migrate { stage, .. }
+            | Self::Await { stage, .. }
+            | Self::Delete { stage, .. } => *stage,
+            Self::Forget { .. } => Stage::Prune,
         }
     }
 }
@@ -176,11 +232,31 @@ pub struct Plan {
     pub config: String,
     /// Ordered by stage.
     pub steps: Vec<Step>,
-    /// Number of objects that are as they should be.
+    /// What others changed, and what is done about it; what is ignored is not listed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drifted: Vec<Drifted>,
+    /// Number of objects that are left as they are.
     pub unchanged: usize,
+    /// CRDs stay as they are: they come from a newer bundle.
+    #[serde(rename = "keepsCRDs", skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_definitions: bool,
+    /// Deletions that wait for a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
     /// The inventory to record before the first step: everything that is ours or is about to be.
     #[serde(skip)]
     pub intent: Inventory,
+}
+
+/// Deletions that are too many, or of too much, to be done without a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Blocked {
+    /// Names exactly these deletions, with their UIDs.
+    pub digest: String,
+    /// What would be deleted.
+    pub deletions: Vec<ObjectKey>,
+    /// Number of objects in the inventory.
+    pub of: usize,
 }
 
 impl Plan {
@@ -202,12 +278,18 @@ impl Plan {
                 Step::Apply { reason: Reason::Missing, .. } => "to create",
                 Step::Apply { reason: Reason::Changed, .. } => "to change",
                 Step::Apply { reason: Reason::Drifted, .. } => "to repair",
+                Step::Apply { reason: Reason::Detour, .. } | Step::Await { .. } => continue,
+                Step::Migrate { .. } => "to migrate",
                 Step::Delete { .. } => "to delete",
                 Step::Forget { .. } => "to forget",
             };
             *counts.entry(word).or_insert(0usize) += 1;
         }
-        let words = ["to create", "to change", "to repair", "to delete", "to forget"];
+        if let Some(blocked) = &self.blocked {
+            counts.insert("to delete when confirmed", blocked.deletions.len());
+        }
+        let words =
+            ["to migrate", "to create", "to change", "to repair", "to delete", "to delete when confirmed", "to forget"];
         let mut parts: Vec<String> = words.iter().filter_map(|w| counts.get(w).map(|n| format!("{n} {w}"))).collect();
         parts.push(format!("{} unchanged", self.unchanged));
         parts.join(", ")
@@ -231,18 +313,36 @@ pub fn stage_of(kind: &Kind) -> Stage {
 /// An object is left alone when the bytes last applied are those wanted now and the fields we own on the live object are
 /// those we owned right after that apply: a value of ours that anybody changes leaves our entry in `managedFields`, so
 /// metadata alone tells drift (Kubernetes documentation, "Server-Side Apply", field management).
-pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed) -> Plan {
+pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed, policy: &Policy) -> Plan {
     let inventory = &observed.inventory;
     let mut intent = inventory.clone();
     intent.owner = Some(owner.clone());
     intent.bundle = Some(desired.bundle.clone());
+    // CRDs never go back: objects may be stored in versions that only the newer ones know.
+    intent.definitions = inventory.definitions().filter(|newest| desired.bundle.is_older_than(newest)).cloned();
+    let keeps_definitions = intent.definitions.is_some();
 
     let mut steps = Vec::new();
+    let mut drifted = Vec::new();
     let mut unchanged = 0;
     for object in &desired.objects {
         let entry = inventory.entries.get(&object.key);
-        match reason_to_apply(object, entry, observed) {
+        if keeps_definitions && object.key.kind == CRD && entry.is_some() && observed.live.contains_key(&object.key) {
+            unchanged += 1;
+            continue;
+        }
+        let reason = reason_to_apply(object, entry, observed);
+        // Others did it, where what we applied last is what we want now.
+        let drift = reason.filter(|_| entry.is_some_and(|e| e.digest.as_ref() == Some(&object.digest)));
+        let treatment = drift.and_then(|reason| {
+            let treatment = policy.treatment(&object.key)?;
+            let by = observed.live.get(&object.key).and_then(|live| live.changed_by.clone());
+            drifted.push(Drifted { key: object.key.clone(), reason, by, treatment });
+            Some(treatment)
+        });
+        match reason {
             None => unchanged += 1,
+            Some(_) if drift.is_some() && treatment != Some(Treatment::Repair) => unchanged += 1,
             Some(reason) => {
                 let slot = intent.entries.entry(object.key.clone()).or_insert_with(|| Entry::intended(&object.kind));
                 if reason == Reason::Missing {
@@ -251,23 +351,22 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed) -> Plan {
                 }
                 slot.kind = object.kind.clone();
                 slot.digest = None;
-                steps.push(Step::Apply { stage: stage_of(&object.kind), reason, object: Arc::clone(object) });
+                let (stage, object) = (stage_of(&object.kind), Arc::clone(object));
+                steps.push(Step::Apply { stage, reason, object, replaces: None });
             }
         }
     }
-    steps.sort_by_key(|s| match s {
-        Step::Apply { stage, .. } => *stage,
-        _ => Stage::Prune,
-    });
+    steps.sort_by_key(Step::stage);
 
     let wanted: std::collections::BTreeSet<&ObjectKey> = desired.objects.iter().map(|o| &o.key).collect();
     let mut prune: Vec<Step> = inventory
         .entries
         .iter()
-        .filter(|(key, _)| !wanted.contains(key))
+        .filter(|(key, _)| !(wanted.contains(key) || keeps_definitions && key.kind == CRD))
         .filter_map(|(key, entry)| prune_step(key, entry, observed))
         .collect();
     prune.sort_by_key(removal::deletion_order);
+    let blocked = guard(&mut prune, inventory.entries.len(), policy.confirmed.as_deref());
     steps.extend(prune);
 
     Plan {
@@ -275,9 +374,37 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed) -> Plan {
         bundle: Some(desired.bundle.clone()),
         config: desired.config.clone(),
         steps,
+        drifted,
         unchanged,
+        keeps_definitions,
+        blocked,
         intent,
     }
+}
+
+/// A pass may delete so many objects without a word.
+const FEW: usize = 5;
+
+/// Takes deletions out of a plan that are more than [`FEW`] and more than a fifth of all, or touch what holds what others
+/// made, unless the word has been given for exactly these.
+fn guard(prune: &mut Vec<Step>, of: usize, confirmed: Option<&str>) -> Option<Blocked> {
+    let deletions: Vec<(ObjectKey, String)> = prune
+        .iter()
+        .filter_map(|step| match step {
+            Step::Delete { key, uid, .. } => Some((key.clone(), uid.clone())),
+            _ => None,
+        })
+        .collect();
+    let holds_others = |key: &ObjectKey| matches!(key.kind.as_str(), CRD | "Namespace" | "PersistentVolumeClaim");
+    if deletions.len() <= FEW.max(of / 5) && !deletions.iter().any(|(key, _)| holds_others(key)) {
+        return None;
+    }
+    let digest = digest(&serde_json::to_vec(&deletions).unwrap_or_default());
+    if confirmed == Some(digest.as_str()) {
+        return None;
+    }
+    prune.retain(|step| !matches!(step, Step::Delete { .. }));
+    Some(Blocked { digest, deletions: deletions.into_iter().map(|(key, _)| key).collect(), of })
 }
 
 fn reason_to_apply(object: &Desired, entry: Option<&Entry>, observed: &Observed) -> Option<Reason> {

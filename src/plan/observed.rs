@@ -11,7 +11,7 @@ use crate::render::{Kind, ObjectKey, digest};
 pub const FIELD_MANAGER: &str = "headwater";
 
 /// One live object that carries our label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {
     /// Incarnation.
     pub uid: String,
@@ -21,6 +21,10 @@ pub struct Live {
     pub fields: Option<String>,
     /// Its deletion has begun.
     pub deleting: bool,
+    /// What has to be cleared before it goes.
+    pub finalizers: Vec<String>,
+    /// The last field manager other than ours that wrote it since we did, see [`changed_by`].
+    pub changed_by: Option<Box<str>>,
 }
 
 /// What was seen of one cluster.
@@ -41,14 +45,64 @@ impl Observed {
     }
 }
 
+/// Reads an object's metadata.
+pub fn live_of(metadata: &Value) -> Live {
+    let text = |field: &str| metadata[field].as_str().unwrap_or_default();
+    let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
+    let managed_fields = metadata["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Live {
+        uid: text("uid").to_owned(),
+        resource_version: text("resourceVersion").parse().unwrap_or(0),
+        fields: ownership(managed_fields),
+        deleting: metadata["deletionTimestamp"].is_string(),
+        finalizers: finalizers.filter_map(|f| Some(f.as_str()?.to_owned())).collect(),
+        changed_by: changed_by(managed_fields),
+    }
+}
+
 /// Hash of the fields our manager owns, from an object's `managedFields`; `None` when we own none.
 ///
 /// Times are left out: the server moves them without a change of ours. So is the API version: storage migration rewrites it.
 pub fn ownership(managed_fields: &[Value]) -> Option<String> {
-    let ours = managed_fields.iter().find(|entry| {
+    Some(digest(ours(managed_fields)?["fieldsV1"].to_string().as_bytes()))
+}
+
+/// Who wrote the object last, if that was not us: the newest entry of another manager that is not older than ours. Controllers
+/// that only report, through the subresource `status`, do not count. Whoever only took something away leaves no entry.
+pub fn changed_by(managed_fields: &[Value]) -> Option<Box<str>> {
+    // RFC 3339 in UTC, to the second: as text it sorts as it should.
+    let time = |entry: &Value| entry["time"].as_str().unwrap_or_default().to_owned();
+    let since = ours(managed_fields).map(time).unwrap_or_default();
+    let newest = managed_fields
+        .iter()
+        .filter(|entry| entry["manager"] != FIELD_MANAGER && entry["subresource"] != "status" && time(entry) >= since)
+        .max_by_key(|entry| time(entry))?;
+    newest["manager"].as_str().filter(|manager| !manager.is_empty()).map(Box::from)
+}
+
+fn ours(managed_fields: &[Value]) -> Option<&Value> {
+    managed_fields.iter().find(|entry| {
         entry["manager"] == FIELD_MANAGER
             && entry["operation"] == "Apply"
             && entry["subresource"].as_str().unwrap_or("").is_empty()
-    })?;
-    Some(digest(ours["fieldsV1"].to_string().as_bytes()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn who_wrote_last_is_told_by_time() {
+        let entry = |manager: &str, operation: &str, subresource: &str, time: &str| json!({"manager": manager, "operation": operation, "subresource": subresource, "time": time});
+        let ours = entry(FIELD_MANAGER, "Apply", "", "2027-01-02T00:00:00Z");
+        let old = entry("old", "Update", "", "2027-01-01T00:00:00Z");
+        let scale = entry("kubectl", "Update", "scale", "2027-01-02T00:00:01Z");
+        let status = entry("kube-controller-manager", "Update", "status", "2027-01-02T00:00:02Z");
+        assert_eq!(changed_by(&[ours.clone(), old.clone(), status.clone()]), None);
+        assert_eq!(changed_by(&[ours, old.clone(), scale, status]).as_deref(), Some("kubectl"));
+        assert_eq!(changed_by(&[old]).as_deref(), Some("old"));
+        assert_eq!(changed_by(&[]), None);
+    }
 }

@@ -43,7 +43,10 @@ pub fn removal(owner: &Owner, observed: &Observed) -> Plan {
         bundle: None,
         config: String::new(),
         steps,
+        drifted: Vec::new(),
         unchanged: 0,
+        keeps_definitions: false,
+        blocked: None,
         intent: observed.inventory.clone(),
     }
 }
@@ -68,6 +71,6 @@ pub(super) fn deletion_order(step: &Step) -> u8 {
         Stage::Resources => 3,
         Stage::Definitions if key.kind == "Namespace" => 6,
         Stage::Definitions if key.kind == CRD => 5,
-        Stage::Definitions | Stage::Prune => 4,
+        Stage::Definitions | Stage::Migration | Stage::Sweep | Stage::Prune => 4,
     }
 }

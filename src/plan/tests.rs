@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::api::{Drift, DriftIgnore, DriftMode};
 
 fn owner() -> Owner {
     Owner { namespace: "fleet".to_owned(), name: "eu-west-7".to_owned(), uid: "u".to_owned() }
@@ -74,7 +75,7 @@ fn after(plan: &Plan, before: &Observed) -> Observed {
                 entry.resource_version = version;
                 entry.digest = Some(object.digest.clone());
                 entry.fields.clone_from(&fields);
-                let live = Live { uid, resource_version: version, fields, deleting: false };
+                let live = Live { uid, resource_version: version, fields, ..Live::default() };
                 observed.live.insert(object.key.clone(), live);
             }
             Step::Delete { key, .. } => {
@@ -84,6 +85,7 @@ fn after(plan: &Plan, before: &Observed) -> Observed {
             Step::Forget { key, .. } => {
                 observed.inventory.entries.remove(key);
             }
+            Step::Migrate { .. } | Step::Await { .. } => {}
         }
     }
     let kinds: Vec<Kind> = observed.inventory.entries.values().map(|e| e.kind.clone()).collect();
@@ -93,11 +95,20 @@ fn after(plan: &Plan, before: &Observed) -> Observed {
     observed
 }
 
+/// The plan after somebody gave the word for the deletions it would have.
+fn confirmed(desired: &DesiredSet, observed: &Observed) -> Plan {
+    let first = plan(&owner(), desired, observed, &Policy::default());
+    let confirmed = first.blocked.map(|blocked| blocked.digest);
+    plan(&owner(), desired, observed, &Policy { confirmed, ..Policy::default() })
+}
+
 fn words(plan: &Plan) -> Vec<String> {
     plan.steps
         .iter()
         .map(|step| match step {
-            Step::Apply { stage, reason, object } => format!("{stage:?} {reason:?} {}", object.key),
+            Step::Apply { stage, reason, object, .. } => format!("{stage:?} {reason:?} {}", object.key),
+            Step::Migrate { stage, key, kind, .. } => format!("{stage:?} {} as {}", key.name, kind.version),
+            Step::Await { stage, keys } => format!("{stage:?} await {}", keys.len()),
             Step::Delete { key, guard, drop_finalizers, .. } => {
                 format!("delete {key} {guard:?}{}", if *drop_finalizers { " finalizers" } else { "" })
             }
@@ -108,12 +119,12 @@ fn words(plan: &Plan) -> Vec<String> {
 
 fn installed() -> Observed {
     let nothing = Observed::default();
-    after(&plan(&owner(), &everything("a"), &nothing), &nothing)
+    after(&plan(&owner(), &everything("a"), &nothing, &Policy::default()), &nothing)
 }
 
 #[test]
 fn a_first_install_goes_stage_by_stage() {
-    let plan = plan(&owner(), &everything("a"), &Observed::default());
+    let plan = plan(&owner(), &everything("a"), &Observed::default(), &Policy::default());
     assert_eq!(
         words(&plan),
         [
@@ -129,7 +140,7 @@ fn a_first_install_goes_stage_by_stage() {
 
 #[test]
 fn the_intent_names_everything_before_anything_is_known_of_it() {
-    let plan = plan(&owner(), &everything("a"), &Observed::default());
+    let plan = plan(&owner(), &everything("a"), &Observed::default(), &Policy::default());
     assert_eq!(plan.intent.owner, Some(owner()));
     assert_eq!(plan.intent.entries.len(), 5);
     assert!(plan.intent.entries.values().all(|e| e.uid.is_none() && e.digest.is_none()));
@@ -137,7 +148,7 @@ fn the_intent_names_everything_before_anything_is_known_of_it() {
 
 #[test]
 fn what_is_as_it_should_be_is_left_alone() {
-    let plan = plan(&owner(), &everything("a"), &installed());
+    let plan = plan(&owner(), &everything("a"), &installed(), &Policy::default());
     assert!(plan.is_empty(), "{:?}", words(&plan));
     assert_eq!(plan.unchanged, 5);
     assert_eq!(plan.intent, installed().inventory);
@@ -192,8 +203,44 @@ fn drift_is_told_from_change_and_from_our_own_echo() {
     for (what, change, expected) in cases {
         let mut observed = installed();
         change(&mut observed, &service);
-        assert_eq!(words(&plan(&owner(), &everything("a"), &observed)), *expected, "{what}");
+        assert_eq!(words(&plan(&owner(), &everything("a"), &observed, &Policy::default())), *expected, "{what}");
     }
+}
+
+/// What others changed under each rule: what is written, and what is said of it.
+#[test]
+fn what_others_changed_is_treated_as_the_policy_says() {
+    let service = services().key(Some("flux-system".to_owned()), "source-controller".to_owned());
+    let deployment = deployments().key(Some("flux-system".to_owned()), "source-controller".to_owned());
+    let mut observed = installed();
+    observed.live.remove(&deployment);
+    let live = observed.live.get_mut(&service).unwrap();
+    live.fields = Some("other".to_owned());
+    live.changed_by = Some("kubectl-edit".into());
+    let ignore = |text: &str| vec![DriftIgnore(text.to_owned())];
+    let policy = |mode, ignore| Policy { drift: Drift { mode, ignore }, ..Policy::default() };
+    let of = |value: &str, policy: &Policy| {
+        let plan = plan(&owner(), &everything(value), &observed, policy);
+        let drifted: Vec<String> = plan
+            .drifted
+            .iter()
+            .map(|d| format!("{:?} {} by {}", d.treatment, d.key.kind, d.by.as_deref().unwrap_or("?")))
+            .collect();
+        (plan.steps.len(), drifted.join(", "))
+    };
+
+    let both = "Repair Service by kubectl-edit, Repair Deployment by ?".to_owned();
+    assert_eq!(of("a", &Policy::default()), (2, both));
+    let warned = "Warn Service by kubectl-edit, Warn Deployment by ?".to_owned();
+    assert_eq!(of("a", &policy(DriftMode::Warn, Vec::new())), (0, warned));
+    assert_eq!(of("a", &policy(DriftMode::Ignore, Vec::new())), (0, String::new()));
+    let one = "Repair Deployment by ?".to_owned();
+    assert_eq!(of("a", &policy(DriftMode::Correct, ignore("Service"))), (1, one));
+    let damped = Policy { damped: [service.clone()].into(), ..Policy::default() };
+    let later = "Wait Service by kubectl-edit, Repair Deployment by ?".to_owned();
+    assert_eq!(of("a", &damped), (1, later));
+    // What we want has changed: that is no drift, whatever others did.
+    assert_eq!(of("b", &policy(DriftMode::Ignore, Vec::new())), (5, String::new()));
 }
 
 #[test]
@@ -205,7 +252,7 @@ fn prune_takes_only_what_is_ours_with_its_uid() {
     };
     let less = without(&["Service", "Deployment", CRD, "GitRepository"]);
     assert_eq!(
-        words(&plan(&owner(), &less, &installed())),
+        words(&confirmed(&less, &installed())),
         [
             "delete Deployment flux-system/source-controller None",
             "delete GitRepository flux-system/flux-system None",
@@ -218,22 +265,88 @@ fn prune_takes_only_what_is_ours_with_its_uid() {
     let mut replaced = installed();
     replaced.live.get_mut(&service).unwrap().uid = "another".to_owned();
     assert_eq!(
-        words(&plan(&owner(), &without(&["Service"]), &replaced)),
+        words(&plan(&owner(), &without(&["Service"]), &replaced, &Policy::default())),
         ["forget Service flux-system/source-controller: another object has its name now"]
     );
     let mut gone = installed();
     gone.live.remove(&service);
     assert_eq!(
-        words(&plan(&owner(), &without(&["Service"]), &gone)),
+        words(&plan(&owner(), &without(&["Service"]), &gone, &Policy::default())),
         ["forget Service flux-system/source-controller: it is gone"]
     );
+}
+
+/// What touches CRDs, and what is much, waits for a word that names exactly these deletions; the rest of the plan does not.
+#[test]
+fn many_deletions_and_those_of_crds_wait_for_a_word() {
+    let without = |kind: &str| {
+        let objects = everything("a").objects;
+        set(objects.iter().filter(|o| o.key.kind != kind).map(|o| o.as_ref().clone()).collect())
+    };
+    let quiet = plan(&owner(), &without("Service"), &installed(), &Policy::default());
+    assert_eq!((words(&quiet).len(), &quiet.blocked), (1, &None));
+
+    let crd = plan(&owner(), &without(CRD), &installed(), &Policy::default());
+    let blocked = crd.blocked.clone().unwrap();
+    assert_eq!((words(&crd), blocked.deletions.len(), blocked.of), (vec![], 1, 5));
+    assert_eq!(crd.summary(), "1 to delete when confirmed, 4 unchanged");
+    let of = |word: &str| {
+        let policy = Policy { confirmed: Some(word.to_owned()), ..Policy::default() };
+        words(&plan(&owner(), &without(CRD), &installed(), &policy)).len()
+    };
+    assert_eq!((of(&blocked.digest), of("sha256:another")), (1, 0));
+    // Another incarnation is another deletion: the word does not count for it.
+    let mut other = installed();
+    let key = definitions().key(None, "gitrepositories.source.toolkit.fluxcd.io".to_owned());
+    other.live.get_mut(&key).unwrap().uid = "another".to_owned();
+    other.inventory.entries.get_mut(&key).unwrap().uid = Some("another".to_owned());
+    let policy = Policy { confirmed: Some(blocked.digest), ..Policy::default() };
+    assert_eq!(words(&plan(&owner(), &without(CRD), &other, &policy)).len(), 0);
+
+    let named = |names: std::ops::Range<usize>| {
+        set(names.map(|i| object(&services(), &format!("s{i:02}"), "a")).collect::<Vec<_>>())
+    };
+    let nothing = Observed::default();
+    let many = after(&plan(&owner(), &named(0..40), &nothing, &Policy::default()), &nothing);
+    for (left, is_blocked) in [(35, false), (32, false), (31, true), (0, true)] {
+        let plan = plan(&owner(), &named(0..left), &many, &Policy::default());
+        assert_eq!(plan.blocked.is_some(), is_blocked, "{left} of 40 are left");
+        assert_eq!(plan.steps.is_empty(), is_blocked);
+    }
+}
+
+/// Going to an older bundle, CRDs stay as the newer one made them, are not pruned, and are put back only when they are gone.
+#[test]
+fn crds_never_go_back() {
+    let of = |version: &str, value: &str| {
+        let bundle = BundleRef { version: version.to_owned(), digest: format!("sha256:{version}") };
+        DesiredSet { bundle, ..everything(value) }
+    };
+    let nothing = Observed::default();
+    let new = after(&plan(&owner(), &of("2.10.0", "new"), &nothing, &Policy::default()), &nothing);
+    let back = plan(&owner(), &of("2.9.4", "old"), &new, &Policy::default());
+    assert!(back.keeps_definitions);
+    assert!(words(&back).iter().all(|w| !w.contains(CRD)), "{:?}", words(&back));
+    assert_eq!(words(&back).len(), 4);
+    let old = after(&back, &new);
+    assert_eq!(old.inventory.definitions().unwrap().version, "2.10.0");
+    assert!(plan(&owner(), &of("2.9.4", "old"), &old, &Policy::default()).is_empty());
+    let mut gone = old.clone();
+    gone.live.retain(|key, _| key.kind != CRD);
+    assert_eq!(words(&plan(&owner(), &of("2.9.4", "old"), &gone, &Policy::default())).len(), 1);
+    // Forward again everything is as wanted.
+    let forward = plan(&owner(), &of("2.10.0", "new"), &old, &Policy::default());
+    assert_eq!((words(&forward).len(), forward.intent.definitions.clone()), (4, None));
+    // A rebuild is no other version.
+    let rebuilt = plan(&owner(), &of("2.10.0+1", "new"), &after(&forward, &old), &Policy::default());
+    assert!(!rebuilt.keeps_definitions);
 }
 
 #[test]
 fn an_ordinary_pass_never_deletes_a_namespace() {
     let objects =
         everything("a").objects.iter().filter(|o| o.key.kind != "Namespace").map(|o| o.as_ref().clone()).collect();
-    assert_eq!(words(&plan(&owner(), &set(objects), &installed())), [""; 0]);
+    assert_eq!(words(&plan(&owner(), &set(objects), &installed(), &Policy::default())), [""; 0]);
 }
 
 #[test]
@@ -255,7 +368,12 @@ fn a_removal_ends_controllers_before_it_touches_what_they_serve() {
 
 #[test]
 fn a_plan_prints_what_is_executed() {
-    let plan = plan(&owner(), &set(vec![object(&services(), "webhook-receiver", "a")]), &Observed::default());
+    let plan = plan(
+        &owner(),
+        &set(vec![object(&services(), "webhook-receiver", "a")]),
+        &Observed::default(),
+        &Policy::default(),
+    );
     insta::assert_yaml_snapshot!(serde_json::to_value(&plan).unwrap(), {".config" => "[digest]", ".steps[].digest" => "[digest]"}, @r#"
     bundle:
       digest: "sha256:b"
@@ -307,16 +425,16 @@ proptest! {
     fn every_history_ends_in_what_is_wanted(sets in proptest::collection::vec((any_set(), 0..10usize), 1..6)) {
         let mut observed = Observed::default();
         for (desired, crash) in &sets {
-            let mut cut = plan(&owner(), desired, &observed);
+            let mut cut = plan(&owner(), desired, &observed, &Policy::default());
             cut.steps.truncate(*crash);
             observed = after(&cut, &observed);
         }
         let wanted = &sets.last().unwrap().0;
-        observed = after(&plan(&owner(), wanted, &observed), &observed);
+        observed = after(&confirmed(wanted, &observed), &observed);
         let keys: Vec<_> = wanted.objects.iter().map(|o| &o.key).collect();
         prop_assert!(observed.live.keys().all(|k| keys.contains(&k)));
         prop_assert_eq!(observed.live.len(), keys.len());
-        prop_assert!(plan(&owner(), wanted, &observed).is_empty());
+        prop_assert!(plan(&owner(), wanted, &observed, &Policy::default()).is_empty());
         prop_assert_eq!(observed.inventory.entries.len(), keys.len());
     }
 
@@ -324,9 +442,9 @@ proptest! {
     #[test]
     fn what_is_not_in_the_inventory_is_never_deleted(desired in any_set(), other in any_set()) {
         let nothing = Observed::default();
-        let mut observed = after(&plan(&owner(), &other, &nothing), &nothing);
+        let mut observed = after(&plan(&owner(), &other, &nothing, &Policy::default()), &nothing);
         observed.inventory = Inventory::default();
-        let plan = plan(&owner(), &desired, &observed);
+        let plan = plan(&owner(), &desired, &observed, &Policy::default());
         let only_applies = plan.steps.iter().all(|s| matches!(s, Step::Apply { .. }));
         prop_assert!(only_applies);
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use semver::{Version, VersionReq};
 use serde::Serialize;
 
+use super::{CRD, Definition, DesiredSet, Survey};
 use crate::render::Bundle;
 
 /// How a bundle is reached.
@@ -71,6 +72,25 @@ pub fn way(installed: &Version, bundle: &Bundle) -> Way {
     }
     let detours = upgrade.via.iter().map(|detour| &detour.from);
     Way::Closed { from: std::iter::once(&upgrade.from).chain(detours).cloned().collect() }
+}
+
+/// Why the controllers of older objects would not work beside the live CRDs, which stay: they use the versions in which their own
+/// bundle stores objects, and the API server has to answer for those. `None` when it does.
+pub fn unserved(desired: &DesiredSet, survey: &Survey) -> Option<String> {
+    desired.objects.iter().filter(|object| object.key.kind == CRD).find_map(|object| {
+        let live = Definition::of(survey.crds.get(&object.key.name)?)?;
+        let wanted = Definition::of(&serde_json::from_slice(&object.body).ok()?)?;
+        let served: Vec<&str> = live.served.iter().map(String::as_str).collect();
+        (!live.served.contains(wanted.storage())).then(|| {
+            format!(
+                "the controllers of {} use {} of {}, which the CRD on the cluster no longer serves (it serves {})",
+                desired.bundle.version,
+                wanted.storage(),
+                object.key.name,
+                served.join(", ")
+            )
+        })
+    })
 }
 
 #[cfg(test)]

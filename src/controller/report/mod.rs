@@ -17,11 +17,12 @@ use serde_json::json;
 use self::status::{Next, begin, compose, effects, kept};
 use super::events::{Word, about, publish};
 use super::remove::Removal;
-use super::{Ctx, FINALIZER, Memory, Run, StepError};
+use super::{Ctx, FINALIZER, Memory, Run, StepError, revisions};
 use crate::api::condition::{self, Verdict, find, set};
 use crate::api::{FluxInstance, FluxInstanceStatus};
 use crate::cluster::{ClusterError, with_deadline};
 use crate::plan::Plan;
+use crate::plan::goal::Goal;
 use crate::render::ObjectKey;
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -52,13 +53,14 @@ pub(super) async fn announce(
     ctx: &Ctx,
     instance: &FluxInstance,
     memory: &mut Memory,
-    run: &Run,
+    run: &mut Run,
     plan: &Plan,
 ) -> Result<(), StepError> {
-    let old = instance.status.clone().unwrap_or_default();
+    let old = &run.status;
     let now = Time(Timestamp::now());
-    let Some(status) = begin(&old, instance.metadata.generation, run, plan, &now) else { return Ok(()) };
-    write(ctx, instance, memory, &old, &status).await?;
+    let Some(status) = begin(old, instance.metadata.generation, run, plan, &now) else { return Ok(()) };
+    let stored = instance.status.clone().unwrap_or_default();
+    write(ctx, instance, memory, &stored, &status).await?;
     let from = old.applied.as_ref().map(|r| r.version.clone());
     if let Some(bundle) = &plan.bundle {
         let note = match from {
@@ -70,6 +72,7 @@ pub(super) async fn announce(
         };
         publish(ctx, instance, vec![Word { warning: false, reason: "Progressing", note }]).await;
     }
+    run.status = status;
     Ok(())
 }
 
@@ -84,7 +87,15 @@ pub(super) async fn report(
     // `announce` may have written since.
     let old = memory.status.as_ref().map_or_else(|| instance.status.clone().unwrap_or_default(), |(_, s)| s.clone());
     let now = Time(Timestamp::now());
-    let (status, mut words, next) = compose(&old, instance, run, result.as_ref().err(), &now);
+    let (status, mut words, next) = compose(&run.status, instance, run, result.as_ref().err(), &now);
+    // Before anybody can rely on it: a good revision is one that can be gone back to.
+    if run.goal == Goal::Target
+        && let Some(good) = status.last_good.as_ref().filter(|good| old.last_good.as_ref() != Some(*good))
+        && let Err(error) = revisions::keep(ctx, instance, &good.config, &status).await
+    {
+        tracing::warn!(instance = %instance.name_any(), %error, "the good revision could not be kept");
+        return Action::requeue(backoff(memory));
+    }
     words.extend(effects(run));
     ctx.metrics
         .instance(&instance.name_any(), find(&status.conditions, condition::READY).is_some_and(|c| c.status == "True"));

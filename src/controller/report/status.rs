@@ -9,8 +9,14 @@ use super::super::assess::{Assessment, sentence};
 use super::super::events::Word;
 use super::super::{Run, StepError};
 use crate::api::condition::{self, Verdict, find};
-use crate::api::{ClusterStatus, FluxInstance, FluxInstanceStatus, HistoryEntry, Outcome, Revision};
+use crate::api::{
+    ClusterStatus, FluxInstance, FluxInstanceStatus, Held, HistoryEntry, OnFailure, Outcome, PlanStatus, Revision,
+    StepState,
+};
 use crate::bundle::{ArtifactError, Provenance};
+use crate::plan::goal::Goal;
+use crate::plan::health::Health;
+use crate::plan::progress::{HEALTH, Standing, advance, complete, remaining};
 use crate::plan::{BundleRef, Plan, Reason, Step};
 use crate::render::ObjectKey;
 
@@ -18,6 +24,9 @@ use crate::render::ObjectKey;
 const HISTORY: usize = 10;
 /// While something is on its way and a watch tells of every change, a look now and then is enough.
 const WAITING: Duration = Duration::from_secs(10);
+
+/// Only for specs that were refused before.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// When to look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +55,41 @@ impl Draft<'_> {
     fn working(&mut self, reason: &'static str, text: &str) {
         self.say(condition::RECONCILING, Verdict::yes(reason, text));
         self.say(condition::STALLED, Verdict::no(reason, "nothing stands in the way"));
+    }
+
+    /// The plan in the status, if it is that of this pass and not done yet.
+    fn plan(&mut self, run: &Run) -> Option<&mut PlanStatus> {
+        let (bundle, config) = (run.bundle.as_ref()?, run.config.as_ref()?);
+        self.status
+            .plan
+            .as_mut()
+            .filter(|plan| plan.digest == bundle.digest && plan.config == *config)
+            .filter(|plan| plan.steps.iter().any(|step| step.state != StepState::Done))
+    }
+
+    fn progress(&mut self, run: &Run, standing: Standing<'_>) {
+        let now = self.now;
+        let left = run.plan.as_ref().map(|plan| remaining(plan, run.executed.reached)).unwrap_or_default();
+        if let Some(plan) = self.plan(run) {
+            plan.steps = advance(&plan.steps, &left, standing, now);
+        }
+    }
+
+    fn complete(&mut self, run: &Run) {
+        let now = self.now;
+        if let Some(plan) = self.plan(run) {
+            plan.steps = complete(&plan.steps, now);
+        }
+    }
+
+    /// Whether the step under way has had its time.
+    fn is_overdue(&mut self, instance: &FluxInstance, run: &Run) -> bool {
+        let now = self.now;
+        let timeout = instance.spec.timeout.get().unwrap_or(DEFAULT_TIMEOUT);
+        let since = self.plan(run).and_then(|plan| {
+            plan.steps.iter().find(|step| step.state != StepState::Done).and_then(|step| step.since.clone())
+        });
+        since.is_some_and(|since| now.0.duration_since(since.0).unsigned_abs() >= timeout)
     }
 
     /// Nothing is left to do.
@@ -113,6 +157,13 @@ pub(super) fn begin(
     };
     status.history.insert(0, entry);
     status.history.truncate(HISTORY);
+    status.plan = Some(PlanStatus {
+        from: old.applied.as_ref().map(|r| r.version.clone()),
+        version: bundle.version.clone(),
+        digest: bundle.digest.clone(),
+        config: plan.config.clone(),
+        steps: advance(&[], &remaining(plan, 0), Standing::Running(None), now),
+    });
     Some(status)
 }
 
@@ -138,21 +189,29 @@ pub(super) fn compose(
         draft.say(condition::VERIFIED, verdict);
     }
     let (ready, next) = match error {
-        Some(error) => failed(&mut draft, error),
+        Some(error) => failed(&mut draft, instance, run, error),
         None if instance.spec.suspend => {
             let text = "spec.suspend is true: nothing is written to the cluster";
             draft.say(condition::RECONCILING, Verdict::no("Suspended", text));
             return (draft.status, Vec::new(), Next::Interval);
         }
         None => match (&run.bundle, &run.config) {
-            (Some(bundle), Some(config)) => applied(&mut draft, instance, run, bundle, config),
+            (Some(bundle), Some(config)) if run.applied => applied(&mut draft, instance, run, bundle, config),
+            (Some(_), Some(_)) => under_way(&mut draft, instance, run),
             _ => return (draft.status, Vec::new(), Next::Interval),
         },
     };
+    let (ready, next) = held(&mut draft, instance, run, ready, next);
+    let (ready, next) = blocked(&mut draft, instance, run, ready, next);
     // What is on its way out may be of a kind that no watch tells of.
     let next = if next == Next::Interval && !run.executed.going.is_empty() { Next::Soon(WAITING) } else { next };
     let mut words = news(old, &ready);
     words.extend(moved(old, run));
+    words.extend(run.refused.iter().map(|why| Word {
+        warning: true,
+        reason: "RollbackRefused",
+        note: format!("nothing was done: {why}"),
+    }));
     finish_history(&mut draft.status, run, &ready, now);
     draft.say(condition::READY, ready);
     (draft.status, words, next)
@@ -190,7 +249,7 @@ fn moved(old: &FluxInstanceStatus, run: &Run) -> Option<Word> {
     })
 }
 
-fn failed(draft: &mut Draft, error: &StepError) -> (Verdict, Next) {
+fn failed(draft: &mut Draft, instance: &FluxInstance, run: &Run, error: &StepError) -> (Verdict, Next) {
     if error.is_about_reaching() {
         let unknown = || Verdict::unknown(error.reason(), "the cluster cannot be looked at");
         for type_ in [condition::CONTROLLERS_READY, condition::SYNC_READY] {
@@ -200,6 +259,14 @@ fn failed(draft: &mut Draft, error: &StepError) -> (Verdict, Next) {
         }
     }
     let text = error.to_string();
+    // A cluster that does not answer cannot be brought back either: its clock stands still.
+    if run.plan.is_some() && !error.is_about_reaching() {
+        let is_over = !error.is_transient() || draft.is_overdue(instance, run);
+        draft.progress(run, if is_over { Standing::Failed(&text) } else { Standing::Running(Some(&text)) });
+        if is_over && let Some(outcome) = give_up(draft, instance, run, &text) {
+            return outcome;
+        }
+    }
     let next = if error.is_transient() {
         draft.working("ProgressingWithRetry", &text);
         Next::Backoff
@@ -219,6 +286,10 @@ fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &Bundl
     }
     let assessment = run.assessment.clone().unwrap_or_default();
     let controllers = sentence(&assessment.controllers);
+    match &controllers {
+        Some((_, text)) if instance.spec.wait => draft.progress(run, Standing::Running(Some(text))),
+        _ => draft.complete(run),
+    }
     let verdict = match &controllers {
         None => Verdict::yes("Healthy", "CRDs are established and controllers available"),
         Some((true, text)) => Verdict::no("HealthCheckFailed", text),
@@ -242,16 +313,113 @@ fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &Bundl
         let text = format!("Flux {} is applied; spec.wait is false", bundle.version);
         return (Verdict::yes("ReconciliationSucceeded", text), after_sync);
     }
-    let timeout = instance.spec.timeout.get().unwrap_or(Duration::from_secs(300));
+    let timeout = instance.spec.timeout.get().unwrap_or(DEFAULT_TIMEOUT);
     let waited = now.0.duration_since(unhealthy_since(&draft.status)).unsigned_abs();
     if is_failed || waited >= timeout {
         let text = if is_failed { text } else { format!("not healthy within {}: {text}", instance.spec.timeout.0) };
+        draft.progress(run, Standing::Failed(&text));
+        if let Some(outcome) = give_up(draft, instance, run, &text) {
+            return outcome;
+        }
         draft.working("ProgressingWithRetry", &text);
         return (Verdict::no("HealthCheckFailed", text), Next::Soon(WAITING * 3));
     }
     let text = format!("waiting for {text}");
     draft.working("Progressing", &text);
     (Verdict::unknown("Progressing", text), Next::Soon(WAITING.min(timeout.saturating_sub(waited))))
+}
+
+/// Some steps are done, and the next one waits.
+fn under_way(draft: &mut Draft, instance: &FluxInstance, run: &Run) -> (Verdict, Next) {
+    let (is_failed, text) = match &run.executed.waiting {
+        Some((key, Health::Failed(why))) => (true, format!("{key}: {why}")),
+        Some((key, Health::InProgress(why))) => (false, format!("{key}: {why}")),
+        // Nothing was even begun: what is held is left alone.
+        _ => return (Verdict::unknown("Progressing", "held"), Next::Interval),
+    };
+    draft.progress(run, Standing::Running(Some(&text)));
+    if is_failed || draft.is_overdue(instance, run) {
+        let text = if is_failed { text } else { format!("not healthy within {}: {text}", instance.spec.timeout.0) };
+        draft.progress(run, Standing::Failed(&text));
+        draft.say(condition::CONTROLLERS_READY, Verdict::no("HealthCheckFailed", &text));
+        if let Some(outcome) = give_up(draft, instance, run, &text) {
+            return outcome;
+        }
+        draft.working("ProgressingWithRetry", &text);
+        return (Verdict::no("HealthCheckFailed", text), Next::Soon(WAITING * 3));
+    }
+    draft.say(condition::CONTROLLERS_READY, Verdict::no("Progressing", &text));
+    let text = format!("waiting for {text}, before the next step");
+    draft.working("Progressing", &text);
+    (Verdict::unknown("Progressing", text), Next::Soon(WAITING.min(instance.spec.timeout.get().unwrap_or(WAITING))))
+}
+
+/// A change that was begun and failed is held, if there was something good before it.
+fn give_up(draft: &mut Draft, instance: &FluxInstance, run: &Run, why: &str) -> Option<(Verdict, Next)> {
+    let (bundle, config) = (run.bundle.as_ref()?, run.config.as_ref()?);
+    let good = draft.status.last_good.clone()?;
+    if run.goal != Goal::Target || is_of(Some(&good), bundle, config) || !instance.spec.wait {
+        return None;
+    }
+    let wants_back = instance.spec.upgrade.on_failure == OnFailure::Rollback;
+    draft.status.held = Some(Held {
+        version: bundle.version.clone(),
+        digest: bundle.digest.clone(),
+        generation: instance.metadata.generation.unwrap_or_default(),
+        message: condition::cut(why.to_owned()),
+        at: draft.now.clone(),
+        back: wants_back.then_some(good),
+        refused: None,
+    });
+    // Going back begins with the next pass, at once.
+    Some((Verdict::no("HealthCheckFailed", why), Next::Soon(Duration::from_millis(100))))
+}
+
+/// What is to be said while a target is held, whatever else is so.
+fn held(draft: &mut Draft, instance: &FluxInstance, run: &Run, ready: Verdict, next: Next) -> (Verdict, Next) {
+    let Some(held) = draft.status.held.clone() else { return (ready, next) };
+    let is_good = run.applied && ready.status == "True";
+    if run.goal == Goal::Stay && is_good {
+        // It only took longer.
+        draft.status.held = None;
+        return (ready, next);
+    }
+    let name = instance.metadata.name.as_deref().unwrap_or_default();
+    let failed = format!("{} failed: {}", held.version, held.message);
+    let until = format!("It is not tried again until spec or bundle change, or `headwater retry {name}`");
+    let (reason, text) = match (&held.back, &held.refused) {
+        (Some(back), _) if is_good => ("RolledBack", format!("{failed}. Back on {}. {until}", back.version)),
+        (Some(back), _) => ("RollingBack", format!("{failed}. Going back to {}: {}", back.version, ready.message)),
+        (None, Some(why)) => {
+            ("RollbackRefused", format!("{failed}. Left as it is, since going back is not possible: {why}. {until}"))
+        }
+        (None, None) => ("UpgradeFailed", format!("{failed}. Left as it is (spec.upgrade.onFailure is Hold). {until}")),
+    };
+    if reason == "RollingBack" {
+        draft.working(reason, &text);
+    } else {
+        draft.say(condition::RECONCILING, Verdict::no(reason, "waiting for a change"));
+        draft.say(condition::STALLED, Verdict::yes(reason, &text));
+    }
+    (Verdict::no(reason, text), next)
+}
+
+/// Deletions that wait for a word: everything else is done.
+fn blocked(draft: &mut Draft, instance: &FluxInstance, run: &Run, ready: Verdict, next: Next) -> (Verdict, Next) {
+    let blocked = run.plan.as_ref().and_then(|plan| plan.blocked.as_ref());
+    let (Some(blocked), "True") = (blocked, ready.status) else { return (ready, next) };
+    let name = instance.metadata.name.as_deref().unwrap_or_default();
+    let [first, rest @ ..] = blocked.deletions.as_slice() else { return (ready, next) };
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let text = format!(
+        "{} of {} objects are to be deleted ({first}{more}); everything else is done. Look at them with `headwater diff`, then `headwater confirm {name} --plan {}`",
+        blocked.deletions.len(),
+        blocked.of,
+        blocked.digest
+    );
+    draft.say(condition::RECONCILING, Verdict::no("PruneBlocked", "waiting for a word"));
+    draft.say(condition::STALLED, Verdict::yes("PruneBlocked", &text));
+    (Verdict::no("PruneBlocked", text), next)
 }
 
 fn sync_is_ready(draft: &mut Draft, assessment: &Assessment) -> bool {
@@ -268,7 +436,9 @@ fn sync_is_ready(draft: &mut Draft, assessment: &Assessment) -> bool {
 
 /// The clock of the timeout starts with the change, or later when what was healthy stops being so.
 fn unhealthy_since(status: &FluxInstanceStatus) -> Timestamp {
-    let attempted = status.attempted.as_ref().map(|r| r.at.0);
+    let health = status.plan.iter().flat_map(|plan| &plan.steps).find(|step| step.name == HEALTH);
+    let attempted =
+        health.and_then(|step| step.since.as_ref().map(|t| t.0)).or_else(|| status.attempted.as_ref().map(|r| r.at.0));
     let turned = find(&status.conditions, condition::CONTROLLERS_READY).map(|c| c.last_transition_time.0);
     attempted.max(turned).unwrap_or(Timestamp::UNIX_EPOCH)
 }
@@ -292,7 +462,10 @@ fn finish_history(status: &mut FluxInstanceStatus, run: &Run, ready: &Verdict, n
         "False" => Outcome::Failed,
         _ => return,
     };
-    let entry = status.history.first_mut().filter(|e| run.applied && run.config.as_ref() == Some(&e.config));
+    let entry = status
+        .history
+        .first_mut()
+        .filter(|e| (run.applied || run.plan.is_some()) && run.config.as_ref() == Some(&e.config));
     if let Some(entry) = entry
         && entry.outcome != outcome
         && entry.outcome != Outcome::Succeeded
@@ -398,7 +571,10 @@ mod tests {
             bundle: Some(bundle()),
             config: "c".to_owned(),
             steps: Vec::new(),
+            drifted: Vec::new(),
             unchanged: 0,
+            keeps_definitions: false,
+            blocked: None,
             intent: crate::plan::Inventory::default(),
         };
         begin(&FluxInstanceStatus::default(), Some(3), &Run::default(), &plan, &at(100)).unwrap()
