@@ -68,6 +68,8 @@ fn hub_rbac() -> Vec<Value> {
             // Trusted roots.
             rule(&[""], &["configmaps"], &[], &["get"]),
             rule(&["events.k8s.io"], &["events"], &[], &["create"]),
+            // The specs that were good, to go back to.
+            rule(&["apps"], &["controllerrevisions"], &[], &["get", "list", "create", "delete"]),
         ],
     });
     vec![

@@ -5,6 +5,7 @@ mod cluster;
 mod diff;
 mod generate;
 mod ui;
+mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +34,12 @@ enum Command {
     Bundle(bundle::BundleCommand),
     /// Show what the operator would do for a `FluxInstance`: nothing is written. Exits with 0 when nothing would change, 1 when something would
     Diff(DiffArgs),
+    /// Try a change again that failed and is held
+    Retry(words::RetryArgs),
+    /// Go back to a bundle that was good, and to the spec it ran with
+    Rollback(words::RollbackArgs),
+    /// Let deletions go ahead that wait for a word
+    Confirm(words::ConfirmArgs),
     /// Prepare clusters
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -187,6 +194,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Bundle(command) => return bundle::run(command).await,
         Command::Diff(args) => return Box::pin(diff::run(args)).await,
+        Command::Retry(args) => words::retry(args).await?,
+        Command::Rollback(args) => words::rollback(args).await?,
+        Command::Confirm(args) => words::confirm(args).await?,
         Command::Cluster(ClusterCommand::Kubeconfig(args)) => cluster::kubeconfig(args).await?,
         Command::Generate(command) => generate::run(&command)?,
     }

@@ -67,12 +67,23 @@ pub struct Entry {
     /// Our write created it, rather than taking it over.
     #[serde(default)]
     pub created: bool,
+    /// Somebody gave the word for its deletion, see [`super::Blocked`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub condemned: bool,
 }
 
 impl Entry {
     /// An object that is about to be written for the first time.
     pub fn intended(kind: &Kind) -> Self {
-        Self { kind: kind.clone(), uid: None, resource_version: 0, digest: None, fields: None, created: false }
+        Self {
+            kind: kind.clone(),
+            uid: None,
+            resource_version: 0,
+            digest: None,
+            fields: None,
+            created: false,
+            condemned: false,
+        }
     }
 }
 

@@ -327,6 +327,9 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed, policy: &P
     let mut unchanged = 0;
     for object in &desired.objects {
         let entry = inventory.entries.get(&object.key);
+        if let Some(entry) = intent.entries.get_mut(&object.key) {
+            entry.condemned = false;
+        }
         if keeps_definitions && object.key.kind == CRD && entry.is_some() && observed.live.contains_key(&object.key) {
             unchanged += 1;
             continue;
@@ -366,7 +369,7 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed, policy: &P
         .filter_map(|(key, entry)| prune_step(key, entry, observed))
         .collect();
     prune.sort_by_key(removal::deletion_order);
-    let blocked = guard(&mut prune, inventory.entries.len(), policy.confirmed.as_deref());
+    let blocked = guard(&mut prune, &mut intent, policy.confirmed.as_deref());
     steps.extend(prune);
 
     Plan {
@@ -386,24 +389,31 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed, policy: &P
 const FEW: usize = 5;
 
 /// Takes deletions out of a plan that are more than [`FEW`] and more than a fifth of all, or touch what holds what others
-/// made, unless the word has been given for exactly these.
-fn guard(prune: &mut Vec<Step>, of: usize, confirmed: Option<&str>) -> Option<Blocked> {
+/// made, unless the word has been given for exactly these. The word is recorded, since deletions take more than one pass.
+fn guard(prune: &mut Vec<Step>, intent: &mut Inventory, confirmed: Option<&str>) -> Option<Blocked> {
+    let is_condemned = |intent: &Inventory, key: &ObjectKey| intent.entries.get(key).is_some_and(|e| e.condemned);
     let deletions: Vec<(ObjectKey, String)> = prune
         .iter()
         .filter_map(|step| match step {
-            Step::Delete { key, uid, .. } => Some((key.clone(), uid.clone())),
+            Step::Delete { key, uid, .. } if !is_condemned(intent, key) => Some((key.clone(), uid.clone())),
             _ => None,
         })
         .collect();
+    let of = intent.entries.len();
     let holds_others = |key: &ObjectKey| matches!(key.kind.as_str(), CRD | "Namespace" | "PersistentVolumeClaim");
     if deletions.len() <= FEW.max(of / 5) && !deletions.iter().any(|(key, _)| holds_others(key)) {
         return None;
     }
     let digest = digest(&serde_json::to_vec(&deletions).unwrap_or_default());
     if confirmed == Some(digest.as_str()) {
+        for (key, _) in &deletions {
+            if let Some(entry) = intent.entries.get_mut(key) {
+                entry.condemned = true;
+            }
+        }
         return None;
     }
-    prune.retain(|step| !matches!(step, Step::Delete { .. }));
+    prune.retain(|step| !matches!(step, Step::Delete { key, .. } if !is_condemned(intent, key)));
     Some(Blocked { digest, deletions: deletions.into_iter().map(|(key, _)| key).collect(), of })
 }
 

@@ -301,10 +301,13 @@ impl Site {
         self.settled(since).into_iter().filter(|e| e.user == OPERATOR && e.verb != "watch").collect()
     }
 
-    /// What operators wrote on this cluster since then, apart from instances and events: those belong to hubs.
+    /// What operators wrote on this cluster since then, apart from instances, their revisions and events: those belong to hubs.
     pub(crate) fn written(&self, since: AuditMark) -> Vec<AuditEvent> {
         let all = self.asked(since).into_iter();
-        all.filter(|e| e.writes() && e.group != "headwater.dev" && e.group != "events.k8s.io").collect()
+        let is_of_hub = |e: &AuditEvent| {
+            matches!(e.group.as_str(), "headwater.dev" | "events.k8s.io") || e.resource == "controllerrevisions"
+        };
+        all.filter(|e| e.writes() && !is_of_hub(e)).collect()
     }
 
     /// The same as short texts: `patch deployments flux-system/source-controller`.

@@ -234,7 +234,25 @@ fn removed_component_is_pruned_but_its_living_crd_kept() {
     tenant
         .patch("a", &json!({"spec": {"components": ["source-controller", "kustomize-controller", "helm-controller"]}}));
     tenant.start();
+    // CRDs would go: that waits for a word, and nothing else is deleted before it.
+    let blocked = tenant.fails("a", "PruneBlocked");
+    assert!(
+        blocked.message.starts_with("6 of 32 objects are to be deleted (Deployment flux-system/notification-controller and 5 more); everything else is done. "),
+        "{}",
+        blocked.message
+    );
+    assert!(target.written_texts(mark).iter().all(|w| !w.starts_with("delete")));
+    let word = blocked.message.rsplit(' ').next().unwrap().trim_end_matches('`');
+    let env = [("KUBECONFIG", tenant.kubeconfig())];
+    let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    let confirm = |word: &str| headwater(&["confirm", "a", "-n", "prune", "--plan", word], &env);
+    let wrong = confirm("sha256:0");
+    assert_eq!(wrong.code, 2, "{wrong:?}");
+    assert!(wrong.stderr.starts_with("error: a waits for another word, not for sha256:0: 6 of "), "{}", wrong.stderr);
+    let given = confirm(word);
+    assert_eq!(given.code, 0, "{given:?}");
     tenant.ready("a");
+    assert_eq!(confirm(word).code, 2, "nothing waits any more");
     let kept = tenant.event("a", "Kept");
     assert_eq!(
         kept,

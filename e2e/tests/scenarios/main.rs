@@ -29,3 +29,4 @@ mod shapes;
 mod signed;
 mod sync;
 mod unknown_bundle;
+mod upgrade;

@@ -201,6 +201,8 @@ pub(super) fn compose(
             _ => return (draft.status, Vec::new(), Next::Interval),
         },
     };
+    // How the change itself went, whatever else is to be said.
+    finish_history(&mut draft.status, run, &ready, now);
     let (ready, next) = held(&mut draft, instance, run, ready, next);
     let (ready, next) = blocked(&mut draft, instance, run, ready, next);
     // What is on its way out may be of a kind that no watch tells of.
@@ -212,7 +214,6 @@ pub(super) fn compose(
         reason: "RollbackRefused",
         note: format!("nothing was done: {why}"),
     }));
-    finish_history(&mut draft.status, run, &ready, now);
     draft.say(condition::READY, ready);
     (draft.status, words, next)
 }
