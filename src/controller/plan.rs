@@ -12,7 +12,7 @@ use crate::bundle::{Bundles, Demands, Resolved};
 use crate::cluster::{Cluster, InventoryStore};
 use crate::plan::goal::{Goal, goal};
 use crate::plan::migration::{self, Detour};
-use crate::plan::{BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, rollout, upgrade};
+use crate::plan::{BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, replace, rollout, upgrade};
 use crate::telemetry::Metrics;
 
 /// What would be done, and on which cluster.
@@ -129,6 +129,7 @@ pub(super) async fn prepare(
             Vec::new()
         };
         plan = migration::migrate(plan, &desired, &survey, &detours)?;
+        plan = replace::replace(plan, &survey);
         if instance.spec.wait && run.goal == Goal::Target {
             plan = rollout::order(plan, &desired, &observed, &survey, &resolved.bundle.manifest().rollout);
         }

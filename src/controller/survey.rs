@@ -1,6 +1,6 @@
 //! What is looked at only before a change, client required, read only: see [`Survey`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,16 +8,48 @@ use serde_json::Value;
 
 use super::StepError;
 use crate::api::FLUX_NAMESPACE;
-use crate::cluster::{Cluster, IN_FLIGHT};
+use crate::cluster::{Cluster, ClusterError, IN_FLIGHT};
+use crate::plan::replace::is_replaceable;
 use crate::plan::{CRD, Definition, Desired, DesiredSet, Foreign, Plan, Reason, Step, Stored, Survey, live_of};
-use crate::render::Kind;
+use crate::render::{Kind, ObjectKey};
 
 /// Looks at what the steps of a plan would meet.
 pub(super) async fn survey(cluster: &Cluster, desired: &DesiredSet, plan: &Plan) -> Result<Survey, StepError> {
     let mut survey = Survey::default();
     foreign(cluster, plan, &mut survey).await?;
     definitions(cluster, desired, plan, &mut survey).await?;
+    survey.refused = refused(cluster, plan, &survey).await?;
     Ok(survey)
+}
+
+/// What would be refused, of objects that exist and may be created anew.
+async fn refused(
+    cluster: &Cluster,
+    plan: &Plan,
+    survey: &Survey,
+) -> Result<BTreeMap<ObjectKey, (String, String)>, StepError> {
+    let mut tries = Vec::new();
+    for step in &plan.steps {
+        let Step::Apply { object, reason, .. } = step else { continue };
+        let foreign = survey.foreign.get(&object.key).map(|foreign| foreign.live.uid.clone());
+        let ours = || plan.intent.entries.get(&object.key).and_then(|entry| entry.uid.clone());
+        let uid = foreign.or_else(|| (*reason == Reason::Changed).then(ours).flatten());
+        if let Some(uid) = uid.filter(|_| is_replaceable(&object.key)) {
+            tries.push((Arc::clone(object), uid));
+        }
+    }
+    let tries = tries.into_iter().map(|(object, uid): (Arc<Desired>, String)| {
+        let cluster = cluster.clone();
+        async move {
+            match cluster.dry_run(&object).await {
+                Err(ClusterError::Invalid(refusal)) => Ok(Some((object.key.clone(), (uid, refusal)))),
+                // Whatever else there is to say is said when it is done.
+                Ok(_) | Err(_) => Ok::<_, StepError>(None),
+            }
+        }
+    });
+    let found: Vec<_> = stream::iter(tries).buffer_unordered(IN_FLIGHT).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// Objects that are there although our label does not tell.

@@ -14,6 +14,7 @@ pub mod permissions;
 mod policy;
 pub mod progress;
 mod removal;
+pub mod replace;
 pub mod rollout;
 mod survey;
 #[cfg(test)]

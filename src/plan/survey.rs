@@ -18,6 +18,9 @@ pub struct Survey {
     pub stored: BTreeMap<String, Stored>,
     /// Objects that are wanted and exist already, but do not carry our label.
     pub foreign: BTreeMap<ObjectKey, Foreign>,
+    /// Objects that the API server would not let change into what is wanted: UID and refusal. Only of kinds that may be created
+    /// anew, see [`super::replace`].
+    pub refused: BTreeMap<ObjectKey, (String, String)>,
 }
 
 /// Objects of one CRD.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use headwater::registry::{Access, Address, Repository};
 use headwater_e2e::Kind;
 use serde_json::{Value, json};
 
-use crate::harness::{NEW, OLD, Site, Tenant, crd, eventually, headwater, holds, in_flux, spec, world};
+use crate::harness::{NEW, OLD, Site, Tenant, block_on, crd, eventually, headwater, holds, in_flux, spec, world};
 
 const PATIENCE: u64 = 60;
 
@@ -181,4 +182,99 @@ fn a_downgrade_has_to_be_allowed() {
     let mark = hub.audit_mark();
     tenant.poke("flux");
     assert_eq!(hub.written_texts(mark), Vec::<String>::new());
+}
+
+/// Fields that the API server does not let change: a Deployment and a Service are created anew, which the plan shows; an object
+/// that cannot be, is refused and stays as it is.
+#[test]
+fn what_cannot_be_changed_is_created_anew_if_it_holds_nothing() {
+    let hub = Site::hub(Kind::Full);
+    let tenant = Tenant::new(&hub, "headwater-system");
+    tenant.create("flux", &spec(NEW));
+    tenant.ready("flux");
+    let before = hub.inventory_uids();
+    let selector = json!([
+        {"op": "add", "path": "/spec/selector/matchLabels/generation", "value": "two"},
+        {"op": "add", "path": "/spec/template/metadata/labels/generation", "value": "two"},
+    ]);
+    let headless = json!([{"op": "add", "path": "/spec/clusterIP", "value": "None"}]);
+    let mut wanted = spec(NEW);
+    wanted["kustomize"] = json!({"patches": [
+        {"target": {"kind": "Deployment", "name": "source-controller"}, "patch": selector.to_string()},
+        {"target": {"kind": "Service", "name": "webhook-receiver"}, "patch": headless.to_string()},
+    ]});
+    let file = tenant.file("wanted.yaml", &tenant.object("flux", &wanted).to_string());
+    let kubeconfig = tenant.kubeconfig();
+    let shown = headwater(&["diff", "-f", &file], &[("KUBECONFIG", kubeconfig.as_str())]);
+    for line in [
+        "± Deployment flux-system/source-controller  (deleted and",
+        "± Service flux-system/webhook-receiver  (deleted and",
+    ] {
+        assert!(shown.stdout.contains(line), "{}", shown.stdout);
+    }
+    tenant.patch("flux", &json!({"spec": {"kustomize": wanted["kustomize"]}}));
+    eventually("both are other objects, and healthy", PATIENCE, || {
+        let ready = tenant.condition("flux", "Ready");
+        let service = hub.get(&in_flux("services", "webhook-receiver"));
+        let is_headless = service.as_ref().is_some_and(|s| s["spec"]["clusterIP"] == "None");
+        holds(is_headless && ready.is_some_and(|r| r.status == "True"), service)
+    });
+    let after = hub.inventory_uids();
+    let changed: Vec<&String> = before.keys().filter(|key| before.get(*key) != after.get(*key)).collect();
+    assert_eq!(changed, ["Deployment/source-controller", "Service/webhook-receiver"]);
+    let mark = hub.audit_mark();
+    tenant.poke("flux");
+    assert_eq!(hub.written_texts(mark), Vec::<String>::new());
+}
+
+const REPOSITORY: &str = "rollback/manifests";
+
+/// The real controllers: an upgrade with a flag that the new kustomize-controller does not know, so that it exits. What ran before
+/// runs again, the cluster's sync is Ready again and goes on, and for two minutes nobody writes anything.
+#[test]
+fn sync_survives_a_controller_that_exits() {
+    let push = |value: &str| {
+        let manifest = format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: synced, namespace: default}}, data: {{is: \"{value}\"}}}}\n"
+        );
+        let files = [("configmap.yaml".to_owned(), manifest.into_bytes())].into();
+        let archive = headwater::bundle::pack(&files).unwrap();
+        let access = Access { insecure: true, ..Access::default() };
+        let repository = Repository::new(&Address::parse(&world().repository(REPOSITORY)).unwrap(), &access).unwrap();
+        block_on(headwater::bundle::push(&repository, "latest", &archive)).unwrap();
+    };
+    push("one");
+    let hub = Site::hub(Kind::Flux);
+    let tenant = Tenant::new(&hub, "headwater-system");
+    let mut wanted = spec(OLD);
+    wanted["wait"] = json!(true);
+    wanted["components"] = json!(["source-controller", "kustomize-controller", "notification-controller"]);
+    wanted["sync"] = json!({
+        "kind": "OCIRepository", "url": world().repository(REPOSITORY), "ref": "latest", "insecure": true, "interval": "30s",
+    });
+    tenant.create("flux", &wanted);
+    tenant.wait("flux", "Ready", 90, |c| c.status == "True");
+    tenant.wait("flux", "SyncReady", 90, |c| c.status == "True");
+
+    let flag = json!([{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--no-such-flag"}]);
+    tenant.patch(
+        "flux",
+        &json!({"spec": {
+            "distribution": {"version": NEW}, "timeout": "20s",
+            "kustomize": {"patches": [{"target": {"kind": "Deployment", "name": "kustomize-controller"}, "patch": flag.to_string()}]},
+        }}),
+    );
+    let back = tenant.wait("flux", "Ready", 150, |c| c.reason == "RolledBack");
+    assert!(back.message.contains("Deployment flux-system/kustomize-controller"), "{}", back.message);
+    tenant.wait("flux", "SyncReady", 90, |c| c.status == "True");
+    push("two");
+    eventually("the sync goes on", 90, || {
+        let synced = hub.must_get("/api/v1/namespaces/default/configmaps/synced")["data"]["is"].clone();
+        holds(synced == "two", synced)
+    });
+    let (mark, passes) = (hub.audit_mark(), tenant.passes("flux"));
+    std::thread::sleep(Duration::from_secs(120));
+    assert_eq!(hub.written_texts(mark), Vec::<String>::new());
+    let passes = tenant.passes("flux") - passes;
+    assert!(passes < 30, "{passes} passes in two quiet minutes");
 }
