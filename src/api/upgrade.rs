@@ -34,8 +34,8 @@ pub struct Upgrade {
     #[serde(default, rename = "deleteCRDs")]
     pub delete_crds: bool,
 
-    /// After an upgrade, make a tiny source and a Kustomization on the cluster and wait until they are reconciled.
-    /// Unset means: on the hub's own cluster only.
+    /// After an upgrade, ask the source and the Kustomization of `spec.sync` to reconcile, and wait until both have, whatever
+    /// comes of it: so controllers are known to work, not only to be available. Unset means: on the hub's own cluster only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<bool>,
 }

@@ -138,6 +138,14 @@ impl Cluster {
         }
     }
 
+    /// Changes some fields of an object by a merge patch.
+    pub async fn merge(&self, kind: &Kind, key: &ObjectKey, change: &Value) -> Result<(), ClusterError> {
+        let path = format!("{}?fieldManager={FIELD_MANAGER}", request::path(kind, key));
+        let body = bytes::Bytes::from(change.to_string());
+        request::send(&self.client, "PATCH", &path, Some((request::MERGE, body)), request::METADATA).await?;
+        Ok(())
+    }
+
     /// Clears the finalizers of one incarnation of an object.
     pub async fn drop_finalizers(&self, kind: &Kind, key: &ObjectKey, uid: &str) -> Result<(), ClusterError> {
         // The UID in the patch is a precondition: metadata.uid cannot change, so another incarnation is refused.

@@ -90,7 +90,10 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
             apply_all(cluster, std::mem::take(&mut batch), record, done).await?;
             done.reached = index;
         }
-        if stage != step.stage() && step.stage() == Stage::CustomResources {
+        // What runs already is replaced only when its CRDs answer; what comes for the first time waits for them by itself.
+        let needs_definitions = step.stage() == Stage::CustomResources
+            || (step.stage() == Stage::Workloads && plan.steps.iter().any(|s| matches!(s, Step::Await { .. })));
+        if stage != step.stage() && needs_definitions {
             established(cluster, record).await?;
         }
         stage = step.stage();

@@ -9,6 +9,7 @@ mod execute;
 mod observe;
 mod operator;
 mod plan;
+mod probe;
 mod remove;
 mod render;
 mod report;
@@ -28,7 +29,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus};
+use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus, StepState};
 use crate::bundle::{Bundles, Provenance};
 use crate::cluster::{Cluster, InventoryStore, Mirror};
 use crate::plan::goal::{Goal, heed};
@@ -107,6 +108,8 @@ pub struct Run {
     applied: bool,
     executed: execute::Executed,
     assessment: Option<assess::Assessment>,
+    /// What was asked to reconcile and has not answered yet.
+    silent: Option<ObjectKey>,
     objects: Option<usize>,
 }
 
@@ -117,6 +120,16 @@ impl Run {
         let now = Time(Timestamp::now());
         let heeded = heed(&status, instance.annotations(), instance.metadata.generation, &now);
         Self { status: heeded.status, refused: heeded.refused, ..Self::default() }
+    }
+
+    /// What the probe of an upgrade under way asks with, if there is to be one.
+    fn probe_token(&self, instance: &FluxInstance, cluster: &Cluster) -> Option<String> {
+        let wanted = instance.spec.upgrade.probe.unwrap_or(cluster.is_hub) && instance.spec.wait;
+        let plan = self.status.plan.as_ref().filter(|plan| Some(&plan.config) == self.config.as_ref())?;
+        let is_upgrade = plan.from.as_ref().is_some_and(|from| *from != plan.version);
+        let is_over = plan.steps.iter().all(|step| step.state == StepState::Done);
+        let attempted = self.status.attempted.as_ref()?;
+        (wanted && is_upgrade && !is_over && self.goal == Goal::Target).then(|| attempted.at.0.to_string())
     }
 
     /// Going back is not possible: what has failed is left as it is.
@@ -227,7 +240,12 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     result?;
     run.applied = run.executed.waiting.is_none();
 
-    run.assessment = Some(assess::assess(&cluster, &inventory, &observed, memory).await?);
+    let assessment = assess::assess(&cluster, &inventory, &observed, memory).await?;
+    let is_healthy = run.applied && assessment.controllers.is_empty();
+    run.assessment = Some(assessment);
+    if let Some(token) = run.probe_token(instance, &cluster).filter(|_| is_healthy) {
+        run.silent = probe::probe(&cluster, &inventory, &token).await?;
+    }
     Ok(())
 }
 

@@ -53,7 +53,7 @@ pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> R
     let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), trigger);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
-    let prepared = prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run).await?;
+    let prepared = Box::pin(prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
     Ok(Preview { cluster: prepared.cluster, desired: prepared.desired, plan: prepared.plan })
 }
 

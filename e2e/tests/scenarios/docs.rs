@@ -3,9 +3,10 @@
 use std::process::Command;
 
 use headwater_e2e::tools::tool;
-use headwater_e2e::{Registry, RegistryOptions};
+use headwater_e2e::{Kind, Registry, RegistryOptions};
+use serde_json::json;
 
-use crate::harness::{in_repository, world};
+use crate::harness::{NEW, OLD, Site, Tenant, in_repository, spec, world};
 
 /// The content of all blocks of a language in a Markdown text.
 fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
@@ -69,4 +70,49 @@ fn commands_for_bundle_authors_work() {
     assert!(stdout.contains("is signed by key"), "{stdout}");
     assert!(stdout.contains("ghcr.io/fluxcd/source-controller:v1.9.4@sha256:"), "{stdout}");
     assert!(folder.path().join("bundles/flux/2.9.5/version.yaml").exists());
+}
+
+/// Every command of docs/upgrades.md, in its order, in one shell, on a real cluster.
+#[test]
+fn commands_for_upgraders_work() {
+    let text = std::fs::read_to_string(in_repository("docs/upgrades.md")).unwrap();
+    let hub = Site::hub(Kind::Full);
+    let tenant = Tenant::new(&hub, "headwater-system");
+    let mut wanted = spec(OLD);
+    wanted["wait"] = json!(true);
+    tenant.create("flux", &wanted);
+    tenant.ready("flux");
+
+    let commands = blocks(&text, "console").into_iter().flat_map(str::lines);
+    let commands: Vec<&str> =
+        commands.map(|line| line.strip_prefix("$ ").expect("a console block has commands only")).collect();
+    assert!(commands.len() > 8, "{commands:#?}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!(
+        "{}:{}:{}",
+        world().binary.parent().unwrap().display(),
+        tool("kubectl").unwrap().parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let ended = Command::new("bash")
+        .args(["-xc", &format!("set -euo pipefail\n{}\n", commands.join("\n"))])
+        .current_dir(&folder)
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", folder.path())
+        .env("KUBECONFIG", tenant.kubeconfig())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    for expected in [
+        "~ Deployment flux-system/source-controller",
+        ". wait until healthy: notification-controller, source-controller",
+        "Done\thealth",
+        "flux goes back from 2.9.4 to 2.8.8",
+        "2.9.4 is tried again on flux; it had failed: it was asked to go back",
+    ] {
+        assert!(stdout.contains(expected), "{expected}: {stdout}\n{stderr}");
+    }
+    assert_eq!(tenant.status("flux")["applied"]["version"], NEW);
 }

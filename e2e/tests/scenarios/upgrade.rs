@@ -272,9 +272,55 @@ fn sync_survives_a_controller_that_exits() {
         let synced = hub.must_get("/api/v1/namespaces/default/configmaps/synced")["data"]["is"].clone();
         holds(synced == "two", synced)
     });
+    let asked = |kind: &str, group: &str| {
+        let path = format!("/apis/{group}/v1/namespaces/flux-system/{kind}/flux-system");
+        hub.must_get(&path)["metadata"]["annotations"]["reconcile.fluxcd.io/requestedAt"].clone()
+    };
+    assert!(asked("ocirepositories", "source.toolkit.fluxcd.io").is_null(), "the probe comes after health");
     let (mark, passes) = (hub.audit_mark(), tenant.passes("flux"));
     std::thread::sleep(Duration::from_secs(120));
     assert_eq!(hub.written_texts(mark), Vec::<String>::new());
     let passes = tenant.passes("flux") - passes;
     assert!(passes < 30, "{passes} passes in two quiet minutes");
+
+    // Without the flag it goes through; that is good only when source and Kustomization have answered.
+    tenant.patch("flux", &json!({"spec": {"kustomize": null, "timeout": "2m"}}));
+    tenant.wait("flux", "Ready", 150, |c| c.status == "True" && c.message.contains(NEW));
+    for (kind, group) in
+        [("ocirepositories", "source.toolkit.fluxcd.io"), ("kustomizations", "kustomize.toolkit.fluxcd.io")]
+    {
+        assert!(asked(kind, group).is_string(), "{kind} was asked to reconcile");
+    }
+    tenant.wait("flux", "SyncReady", 90, |c| c.status == "True");
+}
+
+/// Going back is refused when the old controllers would ask for a version that nobody serves; the failed change stays.
+#[test]
+fn going_back_is_refused_when_a_version_is_no_longer_served() {
+    let hub = Site::hub(Kind::Full);
+    let tenant = installed(&hub);
+    tenant.patch("flux", &json!({"spec": {"distribution": {"version": NEW}, "drift": {"mode": "Ignore"}}}));
+    tenant.wait("flux", "Ready", PATIENCE, |c| c.status == "True" && c.message.contains(NEW));
+    // A version of the future.
+    let path = crd("receivers.notification.toolkit.fluxcd.io");
+    let mut versions = hub.must_get(&path)["spec"]["versions"].as_array().unwrap().clone();
+    let mut next = versions[0].clone();
+    next["name"] = json!("v2");
+    versions[0]["served"] = json!(false);
+    versions[0]["storage"] = json!(false);
+    versions.push(next);
+    hub.merge(&path, &json!({"spec": {"versions": versions}}));
+    let mark = hub.audit_mark();
+    let kubeconfig = tenant.kubeconfig();
+    let said = headwater(&["rollback", "flux", "-n", "headwater-system"], &[("KUBECONFIG", kubeconfig.as_str())]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let refused = tenant.wait("flux", "Ready", PATIENCE, |c| c.reason == "RollbackRefused");
+    assert!(
+        refused.message.contains(&format!(
+            "the controllers of {OLD} use v1 of receivers.notification.toolkit.fluxcd.io, which the CRD on the cluster no longer serves (it serves v2)"
+        )),
+        "{}",
+        refused.message
+    );
+    assert_eq!(hub.written_texts(mark), Vec::<String>::new());
 }

@@ -288,6 +288,9 @@ fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &Bundl
     let assessment = run.assessment.clone().unwrap_or_default();
     let controllers = sentence(&assessment.controllers);
     match &controllers {
+        None if run.silent.is_some() => {
+            draft.progress(run, Standing::Running(Some("asked source and Kustomization to reconcile")));
+        }
         Some((_, text)) if instance.spec.wait => draft.progress(run, Standing::Running(Some(text))),
         _ => draft.complete(run),
     }
@@ -301,6 +304,10 @@ fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &Bundl
     let after_sync = if sync_is_ready(draft, &assessment) { Next::Interval } else { Next::Soon(WAITING * 3) };
     draft.status.components = assessment.components;
 
+    let controllers = controllers.or_else(|| {
+        let key = run.silent.as_ref()?;
+        Some((false, format!("{key}: it was asked to reconcile (spec.upgrade.probe), and has not answered")))
+    });
     let Some((is_failed, text)) = controllers else {
         draft.done("ReconciliationSucceeded");
         if !is_of(draft.status.last_good.as_ref(), bundle, config) {
