@@ -65,9 +65,11 @@ impl AuditEvent {
         })
     }
 
-    /// Whether the request changes something.
+    /// Whether the request changes something. Dry runs and questions about one's own rights do not.
     pub fn writes(&self) -> bool {
         matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
+            && !self.uri.contains("dryRun=All")
+            && !self.resource.starts_with("selfsubject")
     }
 }
 

@@ -49,9 +49,14 @@ impl Verdict {
 }
 
 /// Cuts `text` to [`MESSAGE_LIMIT`] bytes at a character boundary.
-pub fn cut(mut text: String) -> String {
-    if text.len() > MESSAGE_LIMIT {
-        let mut end = MESSAGE_LIMIT - '…'.len_utf8();
+pub fn cut(text: String) -> String {
+    cut_to(text, MESSAGE_LIMIT)
+}
+
+/// Cuts `text` to so many bytes at a character boundary.
+pub fn cut_to(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let mut end = limit.saturating_sub('…'.len_utf8());
         while !text.is_char_boundary(end) {
             end -= 1;
         }

@@ -61,13 +61,67 @@ pub enum Enforcement {
     Off,
 }
 
-/// Enforcement by rule.
+/// Enforcement by rule. Where it is unset, what is found weighs as each field says in brackets; what is set holds for all that the
+/// rule finds. What could not be looked at is always a warning.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preflight {
-    /// The cluster's Kubernetes version is outside of what the bundle was made for.
+    /// The cluster's Kubernetes is older than the bundle runs on (by default `Error`), or outside of what its makers test (`Warn`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes_version: Option<Enforcement>,
+
+    /// The bundle declares no way from the version that is installed (`Error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade_path: Option<Enforcement>,
+
+    /// The account lacks a right that the change takes (`Error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Enforcement>,
+
+    /// Objects are stored in an API version that no CRD on the way to the bundle knows (`Error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_versions: Option<Enforcement>,
+
+    /// An API version goes that others still write: the applied inventory of a Kustomization or the like names it, so that its
+    /// next apply would fail (`Error`), or somebody wrote objects in it (`Warn`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_versions: Option<Enforcement>,
+
+    /// A CRD changes so that the API server refuses it or data is lost (`Error`), or so that something may be refused that was
+    /// accepted before (`Warn`). What is so already on the cluster does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crd_schema: Option<Enforcement>,
+
+    /// A validation rule (CEL) of a CRD is new or tightened (`Warn`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Enforcement>,
+
+    /// Others own fields that the change takes over (`Warn`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field_conflicts: Option<Enforcement>,
+
+    /// The API server, or an admission webhook or policy, refuses an object (`Error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<Enforcement>,
+
+    /// Somebody else keeps an object that the change takes over, and would change it back (`Error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_owners: Option<Enforcement>,
+
+    /// Pods could not be created: a resource quota is used up, or their priority class is missing (`Error`), or no quota allows
+    /// pods of a critical priority class, as some clusters demand it (`Warn`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Enforcement>,
+
+    /// An image is not in the registry that `spec.distribution.registry` or `images` names (`Error`), or could not be looked for
+    /// (`Warn`). Images at their makers' own registries are looked for only when this is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Enforcement>,
+
+    /// A command line names a flag or feature gate that the controller of the bundle does not know, so that it would not
+    /// start (`Error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Enforcement>,
 }
 
 impl Preflight {

@@ -17,7 +17,7 @@ pub struct Demands {
 
 impl Demands {
     /// Checks where a bundle would come from.
-    pub(super) fn check_place(&self, address: &Address) -> Result<(), ArtifactError> {
+    pub(crate) fn check_place(&self, address: &Address) -> Result<(), ArtifactError> {
         let place = address.to_string();
         let below = |allowed: &String| {
             let allowed = allowed.trim_start_matches("oci://").trim_end_matches('/');

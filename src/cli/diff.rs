@@ -1,6 +1,7 @@
 //! `headwater diff`: the operator's own plan, printed instead of executed.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -16,7 +17,7 @@ use crate::plan::{Reason, Step};
 use crate::render::yaml;
 
 pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
-    let instance = read(&args)?;
+    let instance = read(&args.filename)?;
     let config = hub_config().await?;
     let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
     let namespace = args.namespace.clone().or(in_file).unwrap_or_else(|| config.default_namespace.clone());
@@ -79,14 +80,14 @@ fn exit(unchanged: bool) -> ExitCode {
     ExitCode::from(u8::from(!unchanged))
 }
 
-fn read(args: &DiffArgs) -> anyhow::Result<Value> {
-    let name = args.filename.display().to_string();
+pub(super) fn read(file: &Path) -> anyhow::Result<Value> {
+    let name = file.display().to_string();
     let text = if name == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
         text
     } else {
-        std::fs::read_to_string(&args.filename).with_context(|| format!("cannot read {name}"))?
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?
     };
     let instance = yaml::parse_one(&name, &text)?;
     if instance["kind"] != "FluxInstance"
@@ -105,7 +106,7 @@ fn read(args: &DiffArgs) -> anyhow::Result<Value> {
 }
 
 /// The API server knows all rules and defaults: a dry run tells the same text that `kubectl apply` would.
-async fn validate(hub: &kube::Client, mut instance: Value, namespace: &str) -> anyhow::Result<FluxInstance> {
+pub(super) async fn validate(hub: &kube::Client, mut instance: Value, namespace: &str) -> anyhow::Result<FluxInstance> {
     let name = instance["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     instance["metadata"]["namespace"] = namespace.into();
     let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);

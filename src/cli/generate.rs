@@ -161,6 +161,8 @@ fn target_rbac(folder: &Path) -> anyhow::Result<Vec<Value>> {
             cluster.push(rule(&[group], &[plural], &bound, &["bind"]));
         }
     }
+    // The preflight looks whether the classes are there that patches may name.
+    cluster.push(rule(&["scheduling.k8s.io"], &["priorityclasses"], &[], &["get"]));
     // Objects of the bundles' kinds, everywhere: they are counted before a CRD goes, written anew when a version goes, and
     // relieved of finalizers that nobody is left to serve.
     cluster.extend(owned(&needs.custom, &["get", "list", "patch"]));

@@ -1,6 +1,7 @@
 //! The command line. Results go to standard output, talk to standard error.
 
 mod bundle;
+mod check;
 mod cluster;
 mod diff;
 mod generate;
@@ -34,6 +35,8 @@ enum Command {
     Bundle(bundle::BundleCommand),
     /// Show what the operator would do for a `FluxInstance`: nothing is written. Exits with 0 when nothing would change, 1 when something would
     Diff(DiffArgs),
+    /// Show what stands in the way of a change, as the operator finds out before its first write: nothing is written. Exits with 0 when nothing stops it, 1 when something does
+    Check(check::CheckArgs),
     /// Try a change again that failed and is held
     Retry(words::RetryArgs),
     /// Go back to a bundle that was good, and to the spec it ran with
@@ -147,7 +150,7 @@ enum Output {
     Yaml,
 }
 
-/// Parses the arguments and runs. Exit codes: 0 done, 1 `diff` found changes or `bundle diff` something breaking, 2 failed.
+/// Parses the arguments and runs. Exit codes: 0 done, 1 `diff` found changes, `check` errors or `bundle diff` something breaking, 2 failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let is_operator = matches!(cli.command, Command::Operator(_));
@@ -194,6 +197,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Bundle(command) => return bundle::run(command).await,
         Command::Diff(args) => return Box::pin(diff::run(args)).await,
+        Command::Check(args) => return Box::pin(check::run(args)).await,
         Command::Retry(args) => words::retry(args).await?,
         Command::Rollback(args) => words::rollback(args).await?,
         Command::Confirm(args) => words::confirm(args).await?,

@@ -4,6 +4,7 @@ mod connect;
 mod error;
 mod inventory;
 mod kubeconfig;
+mod look;
 mod migrate;
 mod mirror;
 mod request;

@@ -71,14 +71,32 @@ where
     request.retry(pauses).when(|e| matches!(e, ClusterError::Throttled(_) | ClusterError::Failed(_))).await
 }
 
+/// An answer, whatever it says.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+    retry_after: Option<Duration>,
+}
+
+impl Answer {
+    /// What the server says is wrong.
+    pub(super) fn refusal(&self) -> ClusterError {
+        let message = serde_json::from_slice::<Value>(&self.body)
+            .ok()
+            .and_then(|status| status["message"].as_str().map(str::to_owned))
+            .unwrap_or_else(|| String::from_utf8_lossy(&self.body[..self.body.len().min(200)]).into_owned());
+        ClusterError::from_status(self.status.as_u16(), message, self.retry_after)
+    }
+}
+
 /// Sends one request and reads the answer within the deadline.
-pub(super) async fn send(
+pub(super) async fn exchange(
     client: &Client,
     method: &str,
     path: &str,
     body: Option<(&str, Bytes)>,
     accept: &str,
-) -> Result<(StatusCode, Bytes), ClusterError> {
+) -> Result<Answer, ClusterError> {
     let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
     let body = match body {
         Some((media_type, bytes)) => {
@@ -90,26 +108,31 @@ pub(super) async fn send(
     let request = request.body(body).map_err(|e| ClusterError::Invalid(e.to_string()))?;
     let exchange = async {
         let (head, body) = client.send(request).await?.into_parts();
-        let answer = Limited::new(body, ANSWER_LIMIT)
+        let body = Limited::new(body, ANSWER_LIMIT)
             .collect()
             .await
             .map_err(|e| ClusterError::Unreachable(format!("the answer broke off: {e}")))?
             .to_bytes();
-        if head.status.is_success() {
-            return Ok((head.status, answer));
-        }
         let retry_after = head
             .headers
             .get(header::RETRY_AFTER)
             .and_then(|v| v.to_str().ok()?.parse().ok())
             .map(|seconds: u64| Duration::from_secs(seconds.min(60)));
-        let message = serde_json::from_slice::<Value>(&answer)
-            .ok()
-            .and_then(|status| status["message"].as_str().map(str::to_owned))
-            .unwrap_or_else(|| String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned());
-        Err(ClusterError::from_status(head.status.as_u16(), message, retry_after))
+        Ok(Answer { status: head.status, body, retry_after })
     };
     tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(ClusterError::Timeout(DEADLINE)))
+}
+
+/// The same; what is no success is an error.
+pub(super) async fn send(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: Option<(&str, Bytes)>,
+    accept: &str,
+) -> Result<(StatusCode, Bytes), ClusterError> {
+    let answer = exchange(client, method, path, body, accept).await?;
+    if answer.status.is_success() { Ok((answer.status, answer.body)) } else { Err(answer.refusal()) }
 }
 
 /// Reads an answer.

@@ -5,6 +5,7 @@ use crate::bundle::ArtifactError;
 use crate::cluster::{ClusterError, KubeconfigRejected};
 use crate::plan::Owner;
 use crate::plan::migration::NoWay;
+use crate::plan::preflight::{Refusal, Rule};
 use crate::render::{ObjectKey, RenderError};
 
 /// Why a pass ended early. The text says its own layer's part and is what users read.
@@ -60,18 +61,9 @@ pub enum StepError {
     /// Finding, pulling or reading the bundle.
     #[error("{0}")]
     Artifact(#[from] ArtifactError),
-    /// Bundle and cluster do not fit together.
-    #[error(
-        "bundle {bundle} needs Kubernetes {minimum} or newer, the cluster has {found}; upgrade the cluster or choose an older bundle with spec.distribution.version"
-    )]
-    Unsupported {
-        /// Name and version.
-        bundle: String,
-        /// Version of the cluster.
-        found: String,
-        /// Oldest version that the bundle accepts.
-        minimum: String,
-    },
+    /// The preflight found what stops the change; nothing was written.
+    #[error("{}", .0.text)]
+    Preflight(Refusal),
     /// Bundle and spec do not fit together.
     #[error("{0}")]
     Render(#[from] RenderError),
@@ -160,7 +152,8 @@ impl StepError {
             Self::Claimed { .. } => "NamespaceClaimed",
             Self::Artifact(error) => error.reason(),
             Self::Render(_) => "BuildFailed",
-            Self::Unsupported { .. } => "KubernetesUnsupported",
+            Self::Preflight(refusal) if refusal.rule == Rule::KubernetesVersion => "KubernetesUnsupported",
+            Self::Preflight(_) => "PreflightFailed",
             Self::Migration { cause: ClusterError::Forbidden(_), .. } => "PermissionDenied",
             Self::Migration { .. } => "MigrationFailed",
             Self::NoWay(_) => "NoUpgradePath",
@@ -177,7 +170,7 @@ impl StepError {
             | Self::Kubeconfig { .. }
             | Self::Identity { .. }
             | Self::Claimed { .. }
-            | Self::Unsupported { .. }
+            | Self::Preflight(_)
             | Self::NoWay(_)
             | Self::Downgrade { .. }
             | Self::TakeoverDowngrade { .. }
@@ -209,7 +202,7 @@ impl StepError {
             Self::Spec(_)
             | Self::Claimed { .. }
             | Self::Artifact(_)
-            | Self::Unsupported { .. }
+            | Self::Preflight(_)
             | Self::NoWay(_)
             | Self::Downgrade { .. }
             | Self::TakeoverDowngrade { .. }

@@ -9,6 +9,7 @@ mod execute;
 mod observe;
 mod operator;
 mod plan;
+mod preflight;
 mod probe;
 mod remove;
 mod render;
@@ -41,6 +42,7 @@ pub use clusters::Clusters;
 pub use error::StepError;
 pub use operator::{Options, run};
 pub use plan::preview;
+pub use preflight::{Checked, check};
 
 /// What the watch yields: one malformed object must not stop the others.
 pub type Guarded = DeserializeGuard<FluxInstance>;
@@ -60,6 +62,8 @@ pub struct Ctx {
     pub bundles: Bundles,
     /// Rendered sets.
     pub rendered: render::Rendered,
+    /// What is known of pairs of CRDs.
+    pub compared: preflight::Compared,
     /// Counters.
     pub metrics: Metrics,
     /// Asks for a pass.
@@ -103,6 +107,7 @@ pub struct Run {
     bundle: Option<BundleRef>,
     provenance: Option<Provenance>,
     config: Option<String>,
+    preflight: Option<preflight::Outcome>,
     plan: Option<Plan>,
     /// Everything of `config` is on the cluster.
     applied: bool,
@@ -215,8 +220,9 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     memory.has_finalizer = true;
     let owner = owner_of(instance);
 
-    let plan::Prepared { cluster, mut store, observed, desired, plan } =
-        plan::prepare(ctx, instance, &owner, memory, run).await?;
+    let prepared = plan::prepare(ctx, instance, &owner, memory, run).await?;
+    preflight::before(ctx, instance, &prepared, run).await?;
+    let plan::Prepared { cluster, mut store, observed, desired, plan, .. } = prepared;
     let is_held = run.goal == Goal::Stay && !plan.is_empty();
     if is_held {
         run.plan = Some(plan);

@@ -11,8 +11,8 @@ use crate::api::{CONFIRM, FluxInstance, FluxInstanceStatus, Revision};
 use crate::bundle::{Bundles, Demands, Resolved};
 use crate::cluster::{Cluster, InventoryStore};
 use crate::plan::goal::{Goal, goal};
-use crate::plan::migration::{self, Detour};
-use crate::plan::{BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, replace, rollout, upgrade};
+use crate::plan::migration::{self, Detour, NoWay};
+use crate::plan::{BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, Survey, replace, rollout, upgrade};
 use crate::telemetry::Metrics;
 
 /// What would be done, and on which cluster.
@@ -40,6 +40,7 @@ impl Ctx {
             namespace,
             bundles: Bundles::new(demands),
             rendered: super::render::Rendered::default(),
+            compared: super::preflight::Compared::default(),
             metrics,
             trigger,
             memories: std::sync::Mutex::default(),
@@ -54,6 +55,7 @@ pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> R
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
     let prepared = Box::pin(prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
+    prepared.no_way.map_or(Ok(()), Err)?;
     Ok(Preview { cluster: prepared.cluster, desired: prepared.desired, plan: prepared.plan })
 }
 
@@ -62,8 +64,13 @@ pub(super) struct Prepared {
     pub(super) cluster: Cluster,
     pub(super) store: InventoryStore,
     pub(super) observed: Observed,
+    pub(super) resolved: Resolved,
     pub(super) desired: Arc<DesiredSet>,
     pub(super) plan: Plan,
+    /// The look before a change; none when nothing changes.
+    pub(super) survey: Option<Survey>,
+    /// Stored objects have no way to the versions of the bundle: the plan must not be executed.
+    pub(super) no_way: Option<NoWay>,
 }
 
 /// Steps 1 to 4, for the operator and for `headwater diff`; `run` learns what was found out, also when a step fails.
@@ -92,7 +99,6 @@ pub(super) async fn prepare(
         },
     };
     run.provenance = Some(resolved.provenance.clone());
-    resolve::check_kubernetes(&resolved, &cluster.version)?;
     if run.goal == Goal::Target {
         check_direction(&instance, &run.status, &observed.inventory, &resolved.reference)?;
     }
@@ -106,6 +112,7 @@ pub(super) async fn prepare(
         ..Policy::default()
     };
     let mut plan = crate::plan::plan(owner, &desired, &observed, &policy);
+    let (mut surveyed, mut no_way) = (None, None);
     if is_change(&plan, &run.status) {
         let survey = survey::survey(&cluster, &desired, &plan).await?;
         if plan.keeps_definitions
@@ -128,13 +135,17 @@ pub(super) async fn prepare(
         } else {
             Vec::new()
         };
-        plan = migration::migrate(plan, &desired, &survey, &detours)?;
+        match migration::migrate(plan.clone(), &desired, &survey, &detours) {
+            Ok(migrating) => plan = migrating,
+            Err(error) => no_way = Some(error),
+        }
         plan = replace::replace(plan, &survey);
         if instance.spec.wait && run.goal == Goal::Target {
             plan = rollout::order(plan, &desired, &observed, &survey, &resolved.bundle.manifest().rollout);
         }
+        surveyed = Some(survey);
     }
-    Ok(Prepared { cluster, store, observed, desired, plan })
+    Ok(Prepared { cluster, store, observed, resolved, desired, plan, survey: surveyed, no_way })
 }
 
 /// Whether a plan leads to something that has not been applied completely yet, rather than repairing what has.

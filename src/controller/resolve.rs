@@ -41,7 +41,7 @@ async fn origin(ctx: &Ctx, instance: &FluxInstance) -> Result<Origin, StepError>
 }
 
 /// How the registry is reached.
-async fn access(ctx: &Ctx, distribution: &Distribution) -> Result<Access, StepError> {
+pub(super) async fn access(ctx: &Ctx, distribution: &Distribution) -> Result<Access, StepError> {
     let mut access = Access::from_environment().map_err(ArtifactError::from)?;
     access.insecure = distribution.insecure;
     access.credentials_hint = "spec.distribution.artifactPullSecret";
@@ -157,24 +157,6 @@ impl Material {
             }
         })
     }
-}
-
-/// Refuses a cluster that is too old for the bundle: its software would not start there.
-pub(crate) fn check_kubernetes(resolved: &Resolved, found: &str) -> Result<(), StepError> {
-    let range = &resolved.bundle.manifest().kubernetes;
-    let minor = |text: &str| {
-        let mut parts = text.trim_start_matches('v').split(['.', '-', '+']);
-        Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
-    };
-    // A version that cannot be read is no reason to refuse a cluster.
-    if minor(found) < minor(&range.refused_below) && minor(found).is_some() {
-        return Err(StepError::Unsupported {
-            bundle: format!("{} {}", resolved.bundle.manifest().name, resolved.reference.version),
-            found: found.to_owned(),
-            minimum: range.refused_below.clone(),
-        });
-    }
-    Ok(())
 }
 
 /// `spec.interval`.

@@ -23,10 +23,7 @@ pub struct Detour {
 
 /// There is no version in which objects could be written so that the wanted CRD knows them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{crd} stores objects as {stored}, which the wanted one does not know (it has {wanted}), {}; upgrade to a version in between first",
-    match .tried.as_str() { "" => "and the bundle names no version to go through".to_owned(), tried => format!("and neither do those it can be reached through ({tried})") }
-)]
+#[error("{}; {}", self.found(), Self::REMEDY)]
 pub struct NoWay {
     /// Name of the CRD.
     pub crd: String,
@@ -36,6 +33,21 @@ pub struct NoWay {
     pub wanted: String,
     /// Bundles that were tried.
     pub tried: String,
+}
+
+impl NoWay {
+    /// What can help.
+    pub const REMEDY: &str = "upgrade to a version in between first";
+
+    /// What was found.
+    pub fn found(&self) -> String {
+        let Self { crd, stored, wanted, tried } = self;
+        let tried = match tried.as_str() {
+            "" => "and the bundle names no version to go through".to_owned(),
+            tried => format!("and neither do those it can be reached through ({tried})"),
+        };
+        format!("{crd} stores objects as {stored}, which the wanted one does not know (it has {wanted}), {tried}")
+    }
 }
 
 /// One thing to do before the wanted CRD is applied.

@@ -12,6 +12,7 @@ pub mod migration;
 mod observed;
 pub mod permissions;
 mod policy;
+pub mod preflight;
 pub mod progress;
 mod removal;
 pub mod replace;

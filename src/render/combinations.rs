@@ -138,10 +138,12 @@ fn what_a_bundle_does_not_have_cannot_be_installed() {
     let mut files = source::compose(&sources(), "2.7.5").unwrap();
     let mut manifest = yaml::parse_one("bundle.yaml", std::str::from_utf8(&files["bundle.yaml"]).unwrap()).unwrap();
     manifest["version"] = "2.6.4".into();
-    for list in ["/components", "/rollout/0/components"] {
-        let list = manifest.pointer_mut(list).and_then(Value::as_array_mut).unwrap();
+    let without = |list: &mut Value| {
+        let list = list.as_array_mut().unwrap();
         list.retain(|entry| entry != "source-watcher" && entry["name"] != "source-watcher");
-    }
+    };
+    without(&mut manifest["components"]);
+    manifest["rollout"].as_array_mut().unwrap().iter_mut().for_each(|step| without(&mut step["components"]));
     files.insert("bundle.yaml".to_owned(), yaml::emit(&manifest).unwrap().into_bytes());
     files.retain(|path, _| !path.contains("artifactgenerators"));
     let old = Bundle::parse(&files).unwrap();

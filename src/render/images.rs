@@ -94,17 +94,18 @@ fn reference(repository: &str, tag: &str, digest: Option<&str>) -> String {
     }
 }
 
-/// What a text of `spec.distribution.images` says.
-struct Elsewhere {
-    repository: String,
-    tag: Option<String>,
-    digest: Option<String>,
+/// What the reference of an image says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageRef {
+    /// `HOST[:PORT]/PATH`
+    pub repository: String,
+    /// Tag.
+    pub tag: Option<String>,
+    /// Digest.
+    pub digest: Option<String>,
 }
 
-fn elsewhere<'a>(
-    bundle: &Bundle,
-    images: &'a BTreeMap<String, String>,
-) -> Result<BTreeMap<&'a str, Elsewhere>, String> {
+fn elsewhere<'a>(bundle: &Bundle, images: &'a BTreeMap<String, String>) -> Result<BTreeMap<&'a str, ImageRef>, String> {
     if images.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -139,7 +140,8 @@ fn elsewhere<'a>(
         .collect()
 }
 
-fn parse(text: &str) -> Option<Elsewhere> {
+/// Reads `HOST[:PORT]/PATH[:TAG][@DIGEST]`.
+pub fn parse(text: &str) -> Option<ImageRef> {
     // The API server has held it against the same pattern; the CLI reads files that no server has seen.
     if !regex::Regex::new(IMAGE_REFERENCE).is_ok_and(|pattern| pattern.is_match(text)) {
         return None;
@@ -154,7 +156,7 @@ fn parse(text: &str) -> Option<Elsewhere> {
         Some(colon) => (&text[..path + colon], Some(text[path + colon + 1..].to_owned())),
         None => (text, None),
     };
-    Some(Elsewhere { repository: repository.to_owned(), tag, digest })
+    Some(ImageRef { repository: repository.to_owned(), tag, digest })
 }
 
 #[cfg(test)]

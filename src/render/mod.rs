@@ -38,7 +38,7 @@ mod selection;
 pub mod source;
 mod template;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 mod validate;
 pub mod yaml;
@@ -51,7 +51,7 @@ pub use patches::PatchError;
 pub use validate::check;
 
 use selection::{require_kind, select};
-pub(crate) use text::cut;
+pub(crate) use text::{cut, nearest};
 
 /// What one cluster wants of a bundle.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 /// Every version there are sources of.
-pub(super) fn versions() -> Vec<String> {
+pub(crate) fn versions() -> Vec<String> {
     let versions: Vec<String> =
         sources().keys().filter_map(|path| path.strip_suffix("/version.yaml")).map(str::to_owned).collect();
     assert!(!versions.is_empty());
     versions
 }
 
-pub(super) fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-pub(super) fn read_folder(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn read_folder(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -37,11 +37,11 @@ pub(super) fn read_folder(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-pub(super) fn sources() -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn sources() -> BTreeMap<String, Vec<u8>> {
     read_folder(&root().join("bundles/flux"))
 }
 
-pub(super) fn bundle(version: &str) -> Bundle {
+pub(crate) fn bundle(version: &str) -> Bundle {
     Bundle::parse(&source::compose(&sources(), version).unwrap()).unwrap()
 }
 
@@ -56,10 +56,10 @@ pub(super) const FLUX: [&str; 7] = [
     "source-watcher",
 ];
 
-pub(super) fn defaults() -> Settings {
+pub(crate) fn defaults() -> Settings {
     Settings { namespace: "flux-system".to_owned(), ..Settings::default() }
 }
 
-pub(super) fn sync(kind: api::SyncKind, url: &str, reference: &str) -> api::Sync {
+pub(crate) fn sync(kind: api::SyncKind, url: &str, reference: &str) -> api::Sync {
     serde_json::from_value(serde_json::json!({"kind": kind, "url": url, "ref": reference})).unwrap()
 }

@@ -23,7 +23,7 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 }
 
 /// The candidate that is most like a text, to say "did you mean".
-pub(super) fn nearest(text: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
+pub(crate) fn nearest(text: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
     candidates.into_iter().min_by_key(|candidate| distance(text, candidate))
 }
 

@@ -40,7 +40,8 @@ fn refused_object_stops_what_comes_later() {
 
     // Refused while a component is to go: it stays until the rest is right.
     let fewer = ["source-controller", "kustomize-controller", "notification-controller"];
-    tenant.patch("a", &json!({"spec": {"kustomize": bad, "components": fewer}}));
+    let upgrade = json!({"preflight": {"invalid": "Off"}});
+    tenant.patch("a", &json!({"spec": {"kustomize": bad, "components": fewer, "upgrade": upgrade}}));
     tenant.fails("a", "ReconciliationFailed");
     assert!(target.get(&in_flux("deployments", "helm-controller")).is_some(), "nothing is pruned");
     tenant.patch("a", &json!({"spec": {"kustomize": null}}));

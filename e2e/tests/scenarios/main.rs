@@ -21,6 +21,7 @@ mod failure;
 mod harness;
 mod interop;
 mod lifecycle;
+mod preflight;
 mod pulling;
 mod rbac;
 mod remove;

@@ -14,17 +14,17 @@ use crate::harness::{
 };
 
 /// Bundle files that a test changes.
-struct Sources(BTreeMap<String, Vec<u8>>);
+pub(crate) struct Sources(BTreeMap<String, Vec<u8>>);
 
 impl Sources {
     /// Those of the newest bundle of this repository.
-    fn newest() -> Self {
+    pub(crate) fn newest() -> Self {
         let files = read_folder(in_repository("bundles/flux").as_ref()).unwrap();
         Self(source::compose(&files, NEW).unwrap())
     }
 
     /// Changes a file that is data.
-    fn edit(&mut self, path: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn edit(&mut self, path: &str, change: impl FnOnce(&mut Value)) {
         let text = String::from_utf8(self.0[path].clone()).unwrap();
         let mut value = yaml::parse_one(path, &text).unwrap();
         change(&mut value);
@@ -46,7 +46,8 @@ impl Sources {
         assert!(found, "{from:?} is in no template");
     }
 
-    fn version(&mut self, version: &str) {
+    /// Makes it this version.
+    pub(crate) fn version(&mut self, version: &str) {
         self.edit("bundle.yaml", |manifest| {
             manifest["version"] = json!(version);
             manifest["appVersion"] = json!(format!("v{}", version.split('+').next().unwrap()));
@@ -54,7 +55,7 @@ impl Sources {
     }
 
     /// Pushes the files without reading them, as any other tool would; returns the digest.
-    fn push(&self, version: &str, repository: &str) -> String {
+    pub(crate) fn push(&self, version: &str, repository: &str) -> String {
         let tag = tag_of(&version.parse().unwrap());
         let access = Access { insecure: true, ..Access::default() };
         let repository = Repository::new(&Address::parse(&world().repository(repository)).unwrap(), &access).unwrap();

@@ -108,7 +108,22 @@ fn draft<'a>(old: &FluxInstanceStatus, generation: Option<i64>, run: &Run, now: 
     if let Some(objects) = run.objects {
         status.objects = i64::try_from(objects).ok();
     }
-    Draft { status, generation, now }
+    let mut draft = Draft { status, generation, now };
+    preflight(&mut draft, run);
+    draft
+}
+
+/// What stands in the way is said of the newest target alone.
+fn preflight(draft: &mut Draft, run: &Run) {
+    if let Some(outcome) = &run.preflight {
+        draft.status.preflight = Some(outcome.status.clone());
+        draft.say(condition::PREFLIGHT, outcome.verdict.clone());
+    } else if let (Some(bundle), Some(config), Some(found)) = (&run.bundle, &run.config, &draft.status.preflight)
+        && (found.digest != bundle.digest || found.config != *config)
+    {
+        draft.status.preflight = None;
+        condition::clear(&mut draft.status.conditions, condition::PREFLIGHT);
+    }
 }
 
 fn revision(bundle: &BundleRef, config: &str, at: &Time) -> Revision {

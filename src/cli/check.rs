@@ -1,0 +1,86 @@
+//! `headwater check`: what stands in the way of a change, found out by the operator's own preflight.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use kube::Api;
+use serde_json::json;
+
+use super::{Output, diff, ui};
+use crate::api::{Enforcement, FluxInstance};
+use crate::cluster::{connect, hub_config, with_deadline};
+use crate::controller::{Checked, check};
+use crate::plan::preflight::Finding;
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// Name of the `FluxInstance` on the hub
+    #[arg(required_unless_present = "filename", conflicts_with = "filename")]
+    instance: Option<String>,
+    /// File with one `FluxInstance`, to check before it is applied; - for standard input
+    #[arg(long, short)]
+    filename: Option<PathBuf>,
+    /// Namespace of the `FluxInstance` [default: that in the file, or of the kubeconfig]
+    #[arg(long, short)]
+    namespace: Option<String>,
+    /// Format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let config = hub_config().await?;
+    let hub = connect(&config)?;
+    let (instance, namespace) = match (&args.instance, &args.filename) {
+        (Some(name), _) => {
+            let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());
+            let api = Api::<FluxInstance>::namespaced(hub.clone(), &namespace);
+            (with_deadline(api.get(name)).await?, namespace)
+        }
+        (None, Some(file)) => {
+            let instance = diff::read(file)?;
+            let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
+            let namespace = args.namespace.or(in_file).unwrap_or_else(|| config.default_namespace.clone());
+            (diff::validate(&hub, instance, &namespace).await?, namespace)
+        }
+        (None, None) => bail!("name a FluxInstance, or a file with --filename"),
+    };
+    ui::talk("looking at bundle, cluster and registries; nothing is written");
+    let checked = check(hub, &instance, &namespace).await.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
+    if args.output == Output::Table {
+        page(&checked);
+    } else {
+        let findings: Vec<_> = checked.report.findings.iter().map(Finding::status).collect();
+        let errors = checked.report.errors().count();
+        let result = json!({
+            "bundle": checked.bundle,
+            "kubernetes": checked.cluster.version,
+            "plan": checked.plan.summary(),
+            "errors": errors,
+            "warnings": findings.len() - errors,
+            "findings": findings,
+        });
+        ui::value(&result, args.output)?;
+    }
+    Ok(ExitCode::from(u8::from(checked.report.errors().next().is_some())))
+}
+
+fn page(checked: &Checked) {
+    let Checked { cluster, bundle, plan, report } = checked;
+    ui::out(format!("bundle   {} ({})", bundle.version, bundle.digest));
+    ui::out(format!("cluster  Kubernetes {} (kube-system {})", cluster.version, cluster.uid));
+    ui::out(format!("plan     {}", plan.summary()));
+    for finding in &report.findings {
+        let sign = if finding.severity == Enforcement::Error { "ERROR" } else { "warn " };
+        let object = finding.object.as_ref().map(|object| format!("  {object}")).unwrap_or_default();
+        ui::out(format!("\n{sign}  {}{object}", finding.rule.name()));
+        ui::out(format!("       {}", finding.message));
+        ui::out(format!("    -> {}", finding.remedy));
+    }
+    if !report.findings.is_empty() {
+        ui::out("");
+    }
+    ui::out(format!("result   {}", report.summary()));
+}
