@@ -34,6 +34,8 @@ pub enum Module {
     OciTools,
     /// flux, the command line.
     FluxCli,
+    /// helm.
+    Helm,
     /// cosign, and a Sigstore that lives for one run.
     Sigstore,
 }
@@ -112,6 +114,7 @@ static FLUX_CLI: Spec = Spec {
     missing: Some(("github.com/fluxcd/flux2/v2", "cmd/flux/manifests/none.yaml")),
     ..spec!("flux-cli", &[("github.com/fluxcd/flux2/v2/cmd/flux", "flux")], "-s -w -X main.VERSION=2.9.4", "3 min")
 };
+static HELM: Spec = spec!("helm", &[("helm.sh/helm/v3/cmd/helm", "helm")], "-s -w", "2 min");
 static SIGSTORE: Spec = spec!(
     "sigstore",
     include_str!("../go/sigstore/main.go"),
@@ -122,7 +125,7 @@ static SIGSTORE: Spec = spec!(
 
 impl Module {
     /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Kubernetes,
         Self::Kwok,
         Self::Registry,
@@ -131,6 +134,7 @@ impl Module {
         Self::NotificationController,
         Self::OciTools,
         Self::FluxCli,
+        Self::Helm,
         Self::Sigstore,
     ];
 
@@ -144,6 +148,7 @@ impl Module {
             Self::NotificationController => &NOTIFICATION,
             Self::OciTools => &OCI_TOOLS,
             Self::FluxCli => &FLUX_CLI,
+            Self::Helm => &HELM,
             Self::Sigstore => &SIGSTORE,
         }
     }

@@ -13,8 +13,9 @@ use super::{DiffArgs, Output, ui};
 use crate::api::FluxInstance;
 use crate::cluster::{Cluster, connect, hub_config, with_deadline};
 use crate::controller::preview;
+use crate::plan::takeover::{Adoption, Tool};
 use crate::plan::{Reason, Step};
-use crate::render::yaml;
+use crate::render::{ObjectKey, yaml};
 
 pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     let instance = read(&args.filename)?;
@@ -35,7 +36,7 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     ui::out(format!("cluster  Kubernetes {} (kube-system {})", preview.cluster.version, preview.cluster.uid));
     for step in &plan.steps {
         ui::out(line(step));
-        if let Step::Apply { reason: Reason::Changed | Reason::Drifted, object, .. } = step
+        if let Step::Apply { reason: Reason::Changed | Reason::Drifted | Reason::TakenOver, object, .. } = step
             && args.fields
         {
             fields(&preview.cluster, object).await?;
@@ -51,6 +52,25 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     Ok(exit(plan.is_empty()))
 }
 
+fn taken_from(adoption: Option<&Adoption>) -> String {
+    let from: Vec<String> = adoption.iter().flat_map(|a| &a.from).map(ToString::to_string).collect();
+    if from.is_empty() {
+        "  (was there before us)".to_owned()
+    } else {
+        format!("  (taken over from {})", from.join(", "))
+    }
+}
+
+fn detached(release: &Tool, left: &[ObjectKey]) -> String {
+    let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+    let and = if left.is_empty() {
+        String::new()
+    } else {
+        format!("; of it stays, and belongs to nobody: {}", left.join(", "))
+    };
+    format!("  ({release}: Helm will not find it any more{and})")
+}
+
 /// A step as people read it.
 fn line(step: &Step) -> String {
     let (sign, key, why) = match step {
@@ -58,6 +78,9 @@ fn line(step: &Step) -> String {
             ('±', &object.key, "  (deleted and created anew: a field of it cannot be changed)".to_owned())
         }
         Step::Apply { reason: Reason::Missing, object, .. } => ('+', &object.key, String::new()),
+        Step::Apply { reason: Reason::TakenOver, object, adoption, .. } => {
+            ('^', &object.key, taken_from(adoption.as_ref()))
+        }
         Step::Apply { reason: Reason::Changed, object, .. } => ('~', &object.key, String::new()),
         Step::Apply { reason: Reason::Drifted, object, .. } => {
             ('!', &object.key, "  (changed by somebody else)".to_owned())
@@ -65,6 +88,7 @@ fn line(step: &Step) -> String {
         Step::Apply { reason: Reason::Detour, object, .. } => {
             ('~', &object.key, "  (of a version in between, so that objects can be migrated)".to_owned())
         }
+        Step::Detach { key, release, left, .. } => ('^', key, detached(release, left)),
         Step::Migrate { key, kind, .. } => ('>', key, format!("  (objects written anew as {})", kind.version)),
         Step::Delete { key, .. } => ('-', key, String::new()),
         Step::Forget { key, reason, .. } => ('?', key, format!("  (no longer ours: {reason})")),

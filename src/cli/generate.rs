@@ -144,6 +144,10 @@ fn target_rbac(folder: &Path) -> anyhow::Result<Vec<Value>> {
     namespaced.push(rule(&[""], &["configmaps"], &[], &["create"]));
     namespaced.push(rule(&[""], &["configmaps"], &[crate::cluster::INVENTORY_NAME.to_owned()], &["update", "delete"]));
 
+    // What is taken over: Helm releases are detached, flux-operator's object tells whether it still acts.
+    namespaced.push(rule(&[""], &["secrets"], &[], &["list", "patch"]));
+    namespaced.push(rule(&["fluxcd.controlplane.io"], &["fluxinstances"], &[], &["get"]));
+
     let mut cluster = vec![rule(&[""], &["namespaces"], &["kube-system".to_owned()], &["get"])];
     for ((group, plural), names) in &needs.cluster {
         let names: Vec<String> = names.iter().cloned().collect();

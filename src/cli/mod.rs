@@ -5,6 +5,7 @@ mod check;
 mod cluster;
 mod diff;
 mod generate;
+mod migrate;
 mod ui;
 mod words;
 
@@ -37,6 +38,8 @@ enum Command {
     Diff(DiffArgs),
     /// Show what stands in the way of a change, as the operator finds out before its first write: nothing is written. Exits with 0 when nothing stops it, 1 when something does
     Check(check::CheckArgs),
+    /// Declare the `FluxInstance` that keeps a cluster as it is on which another tool has installed Flux, so that the operator takes over
+    Migrate(MigrateArgs),
     /// Try a change again that failed and is held
     Retry(words::RetryArgs),
     /// Go back to a bundle that was good, and to the spec it ran with
@@ -95,6 +98,25 @@ struct DiffArgs {
     /// Show changed fields too
     #[arg(long)]
     fields: bool,
+}
+
+#[derive(Args)]
+struct MigrateArgs {
+    /// Context of the kubeconfig whose cluster is looked at [default: the current one]
+    #[arg(long)]
+    context: Option<String>,
+    /// Name of the `FluxInstance`
+    #[arg(long, default_value = "flux")]
+    name: String,
+    /// Namespace of the `FluxInstance` on the hub, which is the cluster of the current context
+    #[arg(long, short, default_value = "headwater-system")]
+    namespace: String,
+    /// Secret on the hub with the kubeconfig of the cluster, as `headwater cluster kubeconfig` makes it [default: none, the hub itself]
+    #[arg(long)]
+    kubeconfig_secret: Option<String>,
+    /// Print the `FluxInstance`, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Subcommand)]
@@ -196,6 +218,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             controller::run(controller::Options { namespace, metrics_addr, health_addr, demands }).await?;
         }
         Command::Bundle(command) => return bundle::run(command).await,
+        Command::Migrate(args) => migrate::run(args).await?,
         Command::Diff(args) => return Box::pin(diff::run(args)).await,
         Command::Check(args) => return Box::pin(check::run(args)).await,
         Command::Retry(args) => words::retry(args).await?,

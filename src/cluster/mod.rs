@@ -1,5 +1,6 @@
 //! One Kubernetes cluster, local or remote: the same code, only the client differs. IO goes to Kubernetes only.
 
+mod adopt;
 mod connect;
 mod error;
 mod inventory;
@@ -26,6 +27,8 @@ pub use migrate::Migrated;
 pub use mirror::Mirror;
 pub use request::with_deadline;
 
+pub use crate::plan::INSTALLATION_LABEL;
+
 /// Longest wait for one answer. Slow API servers answer a write within 60 s or never; an instance that waits this long
 /// holds a worker, so it is kept short and the retry is ours.
 pub const DEADLINE: Duration = Duration::from_secs(15);
@@ -35,9 +38,6 @@ pub const IN_FLIGHT: usize = 8;
 
 /// Objects asked for at a time.
 const PAGE: usize = 500;
-
-/// Label on everything we install; its value is the namespace of the installation. With it one list or watch finds all.
-pub const INSTALLATION_LABEL: &str = "headwater.dev/installation";
 
 /// A connected cluster whose identity is known.
 #[derive(Clone)]

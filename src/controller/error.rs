@@ -188,6 +188,16 @@ impl StepError {
         }
     }
 
+    /// Whether the cluster answers that we may not.
+    pub fn is_refusal(&self) -> bool {
+        let refused = |error: &ClusterError| matches!(error, ClusterError::Forbidden(_));
+        match self {
+            Self::Cluster(error) => refused(error),
+            Self::Apply(list) | Self::Prune(list) => list.iter().all(|(_, error)| refused(error)),
+            _ => false,
+        }
+    }
+
     /// Whether it says that we cannot talk to the cluster.
     pub fn is_about_reaching(&self) -> bool {
         match self {

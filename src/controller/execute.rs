@@ -64,7 +64,7 @@ async fn recorded(
         _ => None,
     });
     if let Some(object) = namespace {
-        apply_all(cluster, vec![(Arc::clone(object), None)], &mut record, done).await?;
+        apply_all(cluster, plan, vec![(Arc::clone(object), None)], &mut record, done).await?;
     }
     store.save(cluster, FLUX_NAMESPACE, &record).await?;
 
@@ -87,7 +87,7 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
     for (index, step) in plan.steps.iter().enumerate() {
         let is_alone = step.stage() == Stage::Migration || !matches!(step, Step::Apply { .. });
         if is_alone || step.stage() != stage {
-            apply_all(cluster, std::mem::take(&mut batch), record, done).await?;
+            apply_all(cluster, plan, std::mem::take(&mut batch), record, done).await?;
             done.reached = index;
         }
         // What runs already is replaced only when its CRDs answer; what comes for the first time waits for them by itself.
@@ -102,7 +102,7 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
             Step::Apply { object, replaces, reason, .. } => {
                 batch.push((Arc::clone(object), replaces.clone()));
                 if *reason == Reason::Detour {
-                    apply_all(cluster, std::mem::take(&mut batch), record, done).await?;
+                    apply_all(cluster, plan, std::mem::take(&mut batch), record, done).await?;
                     // It is not what is wanted in the end.
                     done.applied.retain(|key| *key != object.key);
                 }
@@ -118,6 +118,10 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
                     record.sweep.remove(&key.name);
                 }
             }
+            Step::Detach { key, secrets, .. } => {
+                let namespace = key.namespace.as_deref().unwrap_or_default();
+                cluster.detach(namespace, secrets).await.map_err(|e| StepError::Apply(vec![(key.clone(), e)]))?;
+            }
             Step::Await { keys, .. } => {
                 done.waiting = unhealthy(cluster, keys).await?;
                 if done.waiting.is_some() {
@@ -127,7 +131,7 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
             Step::Delete { .. } | Step::Forget { .. } => break,
         }
     }
-    apply_all(cluster, batch, record, done).await?;
+    apply_all(cluster, plan, batch, record, done).await?;
     let is_deletion = |step: &Step| matches!(step, Step::Delete { .. } | Step::Forget { .. });
     done.reached = plan.steps.iter().position(is_deletion).unwrap_or(plan.steps.len());
     delete_all(cluster, plan, record, done).await?;
@@ -157,6 +161,7 @@ async fn unhealthy(cluster: &Cluster, keys: &[ObjectKey]) -> Result<Option<(Obje
 
 async fn apply_all(
     cluster: &Cluster,
+    plan: &Plan,
     objects: Vec<(Arc<Desired>, Option<String>)>,
     record: &mut Inventory,
     done: &mut Executed,
@@ -165,6 +170,9 @@ async fn apply_all(
         let cluster = cluster.clone();
         async move {
             let answer = async {
+                if let Some(adoption) = plan.adoption(&object.key) {
+                    cluster.adopt(&object, adoption).await?;
+                }
                 if let Some(uid) = replaces {
                     make_way(&cluster, &object, &uid).await?;
                 }

@@ -142,8 +142,9 @@ impl Run {
         self.goal = Goal::Stay;
         if let Some(held) = &mut self.status.held {
             held.back = None;
-            held.refused = Some(why);
+            held.refused = Some(why.clone());
         }
+        self.refused = Some(why);
     }
 }
 

@@ -12,7 +12,9 @@ use crate::bundle::{Bundles, Demands, Resolved};
 use crate::cluster::{Cluster, InventoryStore};
 use crate::plan::goal::{Goal, goal};
 use crate::plan::migration::{self, Detour, NoWay};
-use crate::plan::{BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, Survey, replace, rollout, upgrade};
+use crate::plan::{
+    BundleRef, DesiredSet, Inventory, Observed, Owner, Plan, Policy, Survey, replace, rollout, takeover, upgrade,
+};
 use crate::telemetry::Metrics;
 
 /// What would be done, and on which cluster.
@@ -115,6 +117,7 @@ pub(super) async fn prepare(
     let (mut surveyed, mut no_way) = (None, None);
     if is_change(&plan, &run.status) {
         let survey = survey::survey(&cluster, &desired, &plan).await?;
+        plan = takeover::adopt(plan, &survey);
         if plan.keeps_definitions
             && let Some(why) = upgrade::unserved(&desired, &survey)
         {

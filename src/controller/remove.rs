@@ -1,9 +1,13 @@
 //! The other way round: what happens to a cluster when its instance is deleted.
 
+use futures::{StreamExt, stream};
+
 use super::execute::execute;
 use super::{Ctx, Memory, StepError, observe, owner_of, report};
 use crate::api::{DeletionPolicy, FLUX_NAMESPACE, FluxInstance};
+use crate::cluster::IN_FLIGHT;
 use crate::plan::{Inventory, removal};
+use crate::render::{Kind, ObjectKey};
 
 /// How far it came.
 #[derive(Debug)]
@@ -18,25 +22,57 @@ pub(super) enum Removal {
 pub(super) async fn remove(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<Removal, StepError> {
     match instance.spec.deletion_policy {
         DeletionPolicy::Orphan => {
-            // A cluster that is gone for ever must not keep its instance: handing over is a courtesy to whoever comes next.
-            if let Err(error) = release(ctx, instance, memory).await {
-                tracing::warn!(%error, "the inventory could not be handed over; the installation stays as it is");
+            match release(ctx, instance, memory).await {
+                Ok(()) => Ok(Removal::Done),
+                // The cluster answers, and may answer better later.
+                Err(error) if error.is_transient() && !error.is_about_reaching() && !error.is_refusal() => Err(error),
+                // One that is gone for ever must not keep its instance: giving back is a courtesy to whoever comes next.
+                Err(error) => {
+                    tracing::warn!(%error, "our marks could not be removed; the installation stays as it is");
+                    Ok(Removal::Done)
+                }
             }
-            Ok(Removal::Done)
         }
         DeletionPolicy::Uninstall => uninstall(ctx, instance, memory).await,
     }
 }
 
-/// Everything stays; the inventory has no owner any more, so that another instance may take over.
+/// Gives everything back: our marks go from each object that is the one we recorded, then the inventory. What is installed runs on
+/// and belongs to nobody; whoever comes next takes it over. After a crash anywhere, what is still marked is still in the inventory.
 async fn release(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<(), StepError> {
+    let owner = owner_of(instance);
     let cluster = observe::connect(ctx, instance, memory).await?;
-    let mut store = observe::inventory(&cluster, &owner_of(instance), memory).await?;
-    if store.inventory.owner.is_some() {
-        let released = Inventory { owner: None, ..store.inventory.clone() };
-        store.save(&cluster, FLUX_NAMESPACE, &released).await?;
+    let mut store = match observe::inventory(&cluster, &owner, memory).await {
+        Ok(store) => store,
+        // Another instance has it: nothing there is ours.
+        Err(StepError::Claimed { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let observed = observe::live(&cluster, &store, None).await?;
+    let recorded: Vec<(ObjectKey, Kind, String)> = store
+        .inventory
+        .entries
+        .iter()
+        .filter_map(|(key, entry)| {
+            // Where the answer to our write was lost, it is the one that carries our label and fields.
+            let marked = observed.live.get(key).filter(|live| live.fields.is_some()).map(|live| &live.uid);
+            let uid = entry.uid.as_ref().or(marked)?;
+            Some((key.clone(), entry.kind.clone(), uid.clone()))
+        })
+        .collect();
+    let writes = recorded.into_iter().map(|(key, kind, uid)| {
+        let cluster = cluster.clone();
+        async move {
+            let answer = cluster.hand_back(&kind, &key, &uid).await;
+            answer.map_err(|error| (key, error))
+        }
+    });
+    let answers: Vec<_> = stream::iter(writes).buffer_unordered(IN_FLIGHT).collect().await;
+    let failures: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    if !failures.is_empty() {
+        return Err(StepError::Apply(failures));
     }
-    Ok(())
+    Ok(store.delete(&cluster, FLUX_NAMESPACE).await?)
 }
 
 async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<Removal, StepError> {

@@ -7,6 +7,7 @@ use super::StepError;
 use crate::api::{FLUX_NAMESPACE, FluxInstanceSpec};
 use crate::bundle::Resolved;
 use crate::cluster::INSTALLATION_LABEL;
+use crate::plan::takeover::LEAVE_ALONE;
 use crate::plan::{CRD, Desired, DesiredSet};
 use crate::render::digest as digest_of;
 use crate::render::{self, Settings};
@@ -30,7 +31,7 @@ pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
 
 fn owner_labels() -> BTreeMap<String, String> {
     let labels = [("app.kubernetes.io/managed-by", "headwater"), (INSTALLATION_LABEL, FLUX_NAMESPACE)];
-    labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect()
+    labels.into_iter().chain(LEAVE_ALONE).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Renders without remembering.

@@ -17,6 +17,7 @@ use crate::render::{Kind, ObjectKey};
 pub(super) async fn survey(cluster: &Cluster, desired: &DesiredSet, plan: &Plan) -> Result<Survey, StepError> {
     let mut survey = Survey::default();
     foreign(cluster, plan, &mut survey).await?;
+    survey.others = cluster.others(&survey.foreign).await?;
     definitions(cluster, desired, plan, &mut survey).await?;
     survey.refused = refused(cluster, plan, &survey).await?;
     Ok(survey)

@@ -117,7 +117,7 @@ pub fn migrate(mut plan: Plan, desired: &DesiredSet, survey: &Survey, detours: &
                 }
                 Hop::Apply(object) => {
                     last.extend(definition(&object).map(|d| d.storage().to_owned()));
-                    before.push(Step::Apply { stage, reason: Reason::Detour, object, replaces: None });
+                    before.push(Step::Apply { stage, reason: Reason::Detour, object, replaces: None, adoption: None });
                 }
             }
         }

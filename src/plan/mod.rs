@@ -18,6 +18,7 @@ mod removal;
 pub mod replace;
 pub mod rollout;
 mod survey;
+pub mod takeover;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;
@@ -32,7 +33,7 @@ use crate::render::{Kind, Object, ObjectKey, digest};
 
 pub use definition::Definition;
 pub use inventory::{BundleRef, Entry, Inventory, Owner};
-pub use observed::{FIELD_MANAGER, Live, Observed, changed_by, live_of, ownership};
+pub use observed::{FIELD_MANAGER, INSTALLATION_LABEL, Live, Observed, changed_by, live_of, ownership};
 pub use policy::{Drifted, Policy, Treatment};
 pub use removal::removal;
 pub use survey::{Foreign, Stored, Survey};
@@ -116,6 +117,8 @@ pub enum Stage {
 pub enum Reason {
     /// It is not there.
     Missing,
+    /// It is there, and not ours yet.
+    TakenOver,
     /// What we want has changed.
     Changed,
     /// Somebody else changed or took over a field of ours.
@@ -151,6 +154,22 @@ pub enum Step {
         /// The server will not let a field change that has to: this incarnation is deleted first.
         #[serde(rename = "replaces", skip_serializing_if = "Option::is_none")]
         replaces: Option<String>,
+        /// How it becomes ours first, if it is not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        adoption: Option<takeover::Adoption>,
+    },
+    /// Make Helm forget a release whose objects are taken over, so that it cannot uninstall them.
+    Detach {
+        /// The Secret of its newest revision.
+        #[serde(flatten)]
+        key: ObjectKey,
+        /// The release.
+        release: takeover::Tool,
+        /// Its Secrets, one per revision: name and UID.
+        secrets: BTreeMap<String, String>,
+        /// What else is of the release: it stays as it is, and belongs to nobody from then on.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        left: Vec<ObjectKey>,
     },
     /// Write all objects of a CRD anew in the version in which it stores them, and strike the others from `status.storedVersions`.
     Migrate {
@@ -205,7 +224,10 @@ impl Step {
     pub fn key(&self) -> Option<&ObjectKey> {
         match self {
             Self::Apply { object, .. } => Some(&object.key),
-            Self::Migrate { key, .. } | Self::Delete { key, .. } | Self::Forget { key, .. } => Some(key),
+            Self::Detach { key, .. }
+            | Self::Migrate { key, .. }
+            | Self::Delete { key, .. }
+            | Self::Forget { key, .. } => Some(key),
             Self::Await { .. } => None,
         }
     }
@@ -217,6 +239,8 @@ impl Step {
             | Self::Migrate { stage, .. }
             | Self::Await { stage, .. }
             | Self::Delete { stage, .. } => *stage,
+            // Before anything becomes ours that Helm could still take away.
+            Self::Detach { .. } => Stage::Migration,
             Self::Forget { .. } => Stage::Prune,
         }
     }
@@ -267,19 +291,29 @@ impl Plan {
         self.steps.is_empty()
     }
 
+    /// How an object that the plan applies becomes ours first, if it is not.
+    pub fn adoption(&self, wanted: &ObjectKey) -> Option<&takeover::Adoption> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Apply { object, adoption, .. } if object.key == *wanted => adoption.as_ref(),
+            _ => None,
+        })
+    }
+
     /// Digest of the plan: what `diff` printed can be compared with what is executed.
     pub fn digest(&self) -> String {
         digest(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Counts for people: created, changed, repaired, deleted.
+    /// Counts for people: created, taken over, changed, repaired, deleted.
     pub fn summary(&self) -> String {
         let mut counts = BTreeMap::new();
         for step in &self.steps {
             let word = match step {
                 Step::Apply { reason: Reason::Missing, .. } => "to create",
+                Step::Apply { reason: Reason::TakenOver, .. } => "to take over",
                 Step::Apply { reason: Reason::Changed, .. } => "to change",
                 Step::Apply { reason: Reason::Drifted, .. } => "to repair",
+                Step::Detach { .. } => "to detach",
                 Step::Apply { reason: Reason::Detour, .. } | Step::Await { .. } => continue,
                 Step::Migrate { .. } => "to migrate",
                 Step::Delete { .. } => "to delete",
@@ -290,8 +324,17 @@ impl Plan {
         if let Some(blocked) = &self.blocked {
             counts.insert("to delete when confirmed", blocked.deletions.len());
         }
-        let words =
-            ["to migrate", "to create", "to change", "to repair", "to delete", "to delete when confirmed", "to forget"];
+        let words = [
+            "to detach",
+            "to migrate",
+            "to take over",
+            "to create",
+            "to change",
+            "to repair",
+            "to delete",
+            "to delete when confirmed",
+            "to forget",
+        ];
         let mut parts: Vec<String> = words.iter().filter_map(|w| counts.get(w).map(|n| format!("{n} {w}"))).collect();
         parts.push(format!("{} unchanged", self.unchanged));
         parts.join(", ")
@@ -357,7 +400,7 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed, policy: &P
                 slot.kind = object.kind.clone();
                 slot.digest = None;
                 let (stage, object) = (stage_of(&object.kind), Arc::clone(object));
-                steps.push(Step::Apply { stage, reason, object, replaces: None });
+                steps.push(Step::Apply { stage, reason, object, replaces: None, adoption: None });
             }
         }
     }

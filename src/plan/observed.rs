@@ -10,6 +10,9 @@ use crate::render::{Kind, ObjectKey, digest};
 /// The one field manager of all our writes. Never change it: ownership of every installed field hangs on it.
 pub const FIELD_MANAGER: &str = "headwater";
 
+/// Label on everything we install; its value is the namespace of the installation. With it one list or watch finds all.
+pub const INSTALLATION_LABEL: &str = "headwater.dev/installation";
+
 /// One live object that carries our label.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {

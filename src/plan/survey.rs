@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::render::ObjectKey;
 
 use super::Live;
+use super::takeover::Others;
 
 /// A look at one cluster, made before a change.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,8 @@ pub struct Survey {
     pub stored: BTreeMap<String, Stored>,
     /// Objects that are wanted and exist already, but do not carry our label.
     pub foreign: BTreeMap<ObjectKey, Foreign>,
+    /// What the tools do that these belong to.
+    pub others: Others,
     /// Objects that the API server would not let change into what is wanted: UID and refusal. Only of kinds that may be created
     /// anew, see [`super::replace`].
     pub refused: BTreeMap<ObjectKey, (String, String)>,

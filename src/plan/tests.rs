@@ -85,7 +85,7 @@ fn after(plan: &Plan, before: &Observed) -> Observed {
             Step::Forget { key, .. } => {
                 observed.inventory.entries.remove(key);
             }
-            Step::Migrate { .. } | Step::Await { .. } => {}
+            Step::Detach { .. } | Step::Migrate { .. } | Step::Await { .. } => {}
         }
     }
     let kinds: Vec<Kind> = observed.inventory.entries.values().map(|e| e.kind.clone()).collect();
@@ -112,6 +112,7 @@ fn words(plan: &Plan) -> Vec<String> {
             Step::Delete { key, guard, drop_finalizers, .. } => {
                 format!("delete {key} {guard:?}{}", if *drop_finalizers { " finalizers" } else { "" })
             }
+            Step::Detach { release, .. } => format!("detach {release}"),
             Step::Forget { key, reason } => format!("forget {key}: {reason}"),
         })
         .collect()

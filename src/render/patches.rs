@@ -190,7 +190,7 @@ impl Lists {
 
 /// The field by which entries of a list are told apart: the patch merge keys of the Kubernetes API. Lists that
 /// are not here are replaced as a whole.
-fn merge_key(field: &str, entries: &[Value]) -> Option<&'static str> {
+pub(crate) fn merge_key(field: &str, entries: &[Value]) -> Option<&'static str> {
     let have = |name: &str| entries.iter().any(|entry| entry.get(name).is_some());
     match field {
         "containers"

@@ -116,3 +116,43 @@ fn commands_for_upgraders_work() {
     }
     assert_eq!(tenant.status("flux")["applied"]["version"], NEW);
 }
+
+/// Every command of docs/migrate.md, in its order, in one shell, on a cluster where Helm has installed Flux.
+#[test]
+fn commands_for_migration_work() {
+    let text = std::fs::read_to_string(in_repository("docs/migrate.md")).unwrap();
+    let hub = Site::hub(Kind::Full);
+    let tenant = Tenant::new(&hub, "headwater-system");
+    crate::takeover::install_by_helm(&hub);
+    let folder = tempfile::tempdir().unwrap();
+    let commands: Vec<&str> = blocks(&text, "console").into_iter().flat_map(str::lines).collect();
+    assert!(commands.len() > 8, "{commands:?}");
+    let mut script = String::from("set -euo pipefail\n");
+    for line in commands {
+        let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{line:?} in a console block is no command"));
+        // Says by 1 that something would change.
+        let end = if command.starts_with("headwater diff ") { " || [ $? = 1 ]" } else { "" };
+        script.extend([command, end, "\n"]);
+    }
+    let folders =
+        [world().binary.parent().unwrap().to_owned(), hub.kubectl_path().unwrap().parent().unwrap().to_owned()];
+    let helm = tool("helm").unwrap().parent().unwrap().to_owned();
+    let path: Vec<String> = folders.iter().chain([&helm]).map(|folder| folder.display().to_string()).collect();
+    let ended = Command::new("bash")
+        .args(["-xc", &script])
+        .current_dir(&folder)
+        .env_clear()
+        .env("PATH", format!("{}:{}", path.join(":"), std::env::var("PATH").unwrap()))
+        .env("HOME", folder.path())
+        .env("KUBECONFIG", tenant.kubeconfig())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    assert!(
+        stdout.contains("32 to take over")
+            && stdout.contains("objects that were there from Helm release flux-system/flux2"),
+        "{stdout}"
+    );
+    assert!(!hub.must_get("/apis/apps/v1/deployments").to_string().contains("headwater.dev"), "{stdout}");
+}

@@ -29,5 +29,6 @@ mod servers;
 mod shapes;
 mod signed;
 mod sync;
+mod takeover;
 mod unknown_bundle;
 mod upgrade;

@@ -130,8 +130,8 @@ fn each_rule_stops_a_change_before_its_first_write() {
     stand.stops(
         &with(&["image-reflector-controller", "source-watcher"]),
         "PreflightFailed",
-        "ServiceAccount flux-system/source-watcher is kept by Thing keeper, which would change it back; let that one go of it first, or \
-         delete it and leave the object",
+        "ServiceAccount flux-system/source-watcher cannot be taken over from Thing keeper, which controls it; its owner reference says that \
+         Thing keeper controls it and would put it back or delete it: make that let go of it, or remove the owner reference",
     );
     stand.passes("foreignOwners", "Off");
 

@@ -17,13 +17,16 @@ use crate::bundle::{ArtifactError, Provenance};
 use crate::plan::goal::Goal;
 use crate::plan::health::Health;
 use crate::plan::progress::{HEALTH, Standing, advance, complete, remaining};
-use crate::plan::{BundleRef, Plan, Reason, Step};
+use crate::plan::{BundleRef, Plan, Reason, Step, takeover};
 use crate::render::ObjectKey;
 
 /// Entries of `status.history`.
 const HISTORY: usize = 10;
 /// While something is on its way and a watch tells of every change, a look now and then is enough.
 const WAITING: Duration = Duration::from_secs(10);
+
+/// The next pass has something else to do than this one.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Only for specs that were refused before.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -227,7 +230,7 @@ pub(super) fn compose(
     words.extend(run.refused.iter().map(|why| Word {
         warning: true,
         reason: "RollbackRefused",
-        note: format!("nothing was done: {why}"),
+        note: format!("there is no going back: {why}"),
     }));
     draft.say(condition::READY, ready);
     (draft.status, words, next)
@@ -395,7 +398,7 @@ fn give_up(draft: &mut Draft, instance: &FluxInstance, run: &Run, why: &str) -> 
         refused: None,
     });
     // Going back begins with the next pass, at once.
-    Some((Verdict::no("HealthCheckFailed", why), Next::Soon(Duration::from_millis(100))))
+    Some((Verdict::no("HealthCheckFailed", why), Next::Soon(AT_ONCE)))
 }
 
 /// What is to be said while a target is held, whatever else is so.
@@ -424,6 +427,8 @@ fn held(draft: &mut Draft, instance: &FluxInstance, run: &Run, ready: Verdict, n
         draft.say(condition::RECONCILING, Verdict::no(reason, "waiting for a change"));
         draft.say(condition::STALLED, Verdict::yes(reason, &text));
     }
+    // What runs instead is looked at by the next pass.
+    let next = if run.refused.is_some() { Next::Soon(AT_ONCE) } else { next };
     (Verdict::no(reason, text), next)
 }
 
@@ -518,6 +523,9 @@ pub(super) fn effects(run: &Run) -> Vec<Word> {
         .collect();
     if !drifted.is_empty() && run.applied {
         words.push(Word { warning: false, reason: "DriftCorrected", note: format!("repaired: {}", first(&drifted)) });
+    }
+    if let Some(note) = run.plan.as_ref().and_then(|plan| takeover::said(plan, &run.executed.applied)) {
+        words.push(Word { warning: false, reason: "TakenOver", note });
     }
     let deleted: Vec<String> = run.executed.deleted.iter().map(ToString::to_string).collect();
     if !deleted.is_empty() {

@@ -332,7 +332,7 @@ pub fn report(case: &Case, facts: &Facts) -> Report {
     versions::stored(case, &mut found);
     versions::served(case, facts, &mut found);
     versions::schemas(facts, &mut found);
-    writes::judge(facts, &mut found);
+    writes::judge(case, facts, &mut found);
     writes::owners(case, &mut found);
     workloads::judge_quotas(case, facts, &mut found);
     workloads::judge_images(facts, &mut found);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Case, Facts, Findings, Rule};
 use crate::api::{Enforcement, FLUX_NAMESPACE};
 use crate::plan::{CRD, Reason, Stage, Step, stage_of};
-use crate::render::{Kind, ObjectKey};
+use crate::render::{Kind, ObjectKey, kinds};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -102,6 +102,12 @@ pub(super) fn needs(case: &Case) -> Vec<Need> {
                 add(Subject::of(kind, None, None), &["list", "patch"], None);
                 let status = Subject::of(&Kind::crd(), None, Some(&key.name));
                 add(Subject { subresource: "status".to_owned(), ..status }, &["patch"], Some(key));
+            }
+            Step::Detach { key, secrets, .. } => {
+                let Some(kind) = kinds::builtin("", "v1", "Secret") else { continue };
+                for name in secrets.keys() {
+                    add(Subject::of(&kind, key.namespace.as_deref(), Some(name)), &["patch"], Some(key));
+                }
             }
             Step::Await { .. } | Step::Forget { .. } => {}
         }

@@ -80,7 +80,11 @@ struct Pair<'a> {
 fn pairs<'a>(case: &Case<'a>) -> impl Iterator<Item = Pair<'a>> {
     let survey = case.survey;
     let changes = case.plan.steps.iter().filter_map(|step| match step {
-        Step::Apply { object, reason: Reason::Changed | Reason::Missing, .. } if object.key.kind == CRD => Some(object),
+        Step::Apply { object, reason: Reason::Missing | Reason::TakenOver | Reason::Changed, .. }
+            if object.key.kind == CRD =>
+        {
+            Some(object)
+        }
         _ => None,
     });
     changes.filter_map(move |wanted| {

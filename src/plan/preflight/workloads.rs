@@ -189,7 +189,7 @@ fn used_up(workloads: &[Workload], quota: &Value, found: &mut Findings) {
         // A rolling update starts the new pod beside the old one.
         let beside = concerned
             .iter()
-            .filter(|w| w.reason == Reason::Changed && w.body["spec"]["strategy"]["type"] != "Recreate")
+            .filter(|w| w.reason != Reason::Missing && w.body["spec"]["strategy"]["type"] != "Recreate")
             .map(|w| w.takes(resource))
             .fold(0.0, f64::max);
         let left = limit - used;

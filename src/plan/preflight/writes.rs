@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Case, Facts, Findings, Rule, Trial};
 use crate::api::Enforcement;
-use crate::plan::{CRD, Desired, FIELD_MANAGER, Reason, Stage, Step, stage_of};
+use crate::plan::{CRD, Desired, FIELD_MANAGER, Reason, Stage, Step, stage_of, takeover};
 use crate::render::ObjectKey;
 
 /// Objects to try. Left out is what cannot be tried before the change has begun: what goes into a namespace that is to be made, CRDs
@@ -34,7 +34,9 @@ pub(super) fn tries(case: &Case) -> Vec<Arc<Desired>> {
                 }))
     };
     let tried = steps.iter().filter_map(|step| match step {
-        Step::Apply { object, reason: Reason::Missing | Reason::Changed, replaces: None, .. } => Some(object),
+        Step::Apply {
+            object, reason: Reason::Missing | Reason::TakenOver | Reason::Changed, replaces: None, ..
+        } => Some(object),
         _ => None,
     });
     tried
@@ -52,7 +54,7 @@ fn is_served(case: &Case, object: &Desired) -> bool {
     served.filter(|v| v["served"] == true).any(|v| v["name"] == object.kind.version.as_str())
 }
 
-pub(super) fn judge(facts: &Facts, found: &mut Findings) {
+pub(super) fn judge(case: &Case, facts: &Facts, found: &mut Findings) {
     for (key, trial) in &facts.trials {
         match trial {
             Trial::Accepted => {}
@@ -84,14 +86,20 @@ pub(super) fn judge(facts: &Facts, found: &mut Findings) {
                     format!("whether the API server takes {key} is not known: {why}"),
                 );
             }
-            Trial::Conflicts(list) => conflicts(key, list, found),
+            Trial::Conflicts(list) => {
+                // What other tools own of an object that is taken over becomes ours before it is applied.
+                let foreign = case.survey.foreign.get(key);
+                let is_taken = |manager: &str| foreign.is_some_and(|f| takeover::takes_fields(f, manager));
+                let others = list.iter().filter(|(manager, _)| manager != FIELD_MANAGER && !is_taken(manager));
+                conflicts(key, others, found);
+            }
         }
     }
 }
 
-fn conflicts(key: &ObjectKey, list: &[(String, String)], found: &mut Findings) {
+fn conflicts<'a>(key: &ObjectKey, list: impl Iterator<Item = &'a (String, String)>, found: &mut Findings) {
     let mut by_manager: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (manager, field) in list.iter().filter(|(manager, _)| manager != FIELD_MANAGER) {
+    for (manager, field) in list {
         by_manager.entry(manager).or_default().push(field);
     }
     let texts: Vec<String> = by_manager
@@ -112,19 +120,17 @@ fn conflicts(key: &ObjectKey, list: &[(String, String)], found: &mut Findings) {
     }
 }
 
-/// Objects that a controller keeps would be changed back by it.
+/// Objects that somebody else would put back, or delete.
 pub(super) fn owners(case: &Case, found: &mut Findings) {
-    for (key, foreign) in &case.survey.foreign {
-        let references = foreign.metadata["ownerReferences"].as_array().into_iter().flatten();
-        for owner in references.filter(|owner| owner["controller"] == true) {
-            let text = |field: &str| owner[field].as_str().unwrap_or_default();
-            found.add(
-                Rule::ForeignOwners,
-                Enforcement::Error,
-                Some(key),
-                format!("{key} is kept by {} {}, which would change it back", text("kind"), text("name")),
-                "let that one go of it first, or delete it and leave the object",
-            );
-        }
+    for takeover::Obstacle { owner, objects } in takeover::obstacles(case.survey) {
+        let [first, rest @ ..] = objects.as_slice() else { continue };
+        let more = if rest.is_empty() { String::new() } else { format!(" (and {} more objects)", rest.len()) };
+        found.add(
+            Rule::ForeignOwners,
+            Enforcement::Error,
+            Some(first),
+            format!("{first}{more} cannot be taken over from {}", owner.tool),
+            owner.remedy.unwrap_or_default(),
+        );
     }
 }
