@@ -156,6 +156,15 @@ pub struct Component {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crds: Vec<CrdVersions>,
 
+    /// Finalizers that the controller puts on objects of its CRDs, and that nobody clears once it is gone: exact names, or
+    /// beginnings that end in `*`. An uninstall clears these and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 3, max = 253), regex(pattern = r"^[A-Za-z0-9][-A-Za-z0-9_./]+\*?$"))
+    )]
+    pub finalizers: Vec<String>,
+
     /// Every feature gate the controller knows, with its default. A controller does not start with one it does not know.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,

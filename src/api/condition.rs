@@ -19,6 +19,12 @@ pub const CONTROLLERS_READY: &str = "ControllersReady";
 /// The source and Kustomization of `spec.sync` are ready.
 pub const SYNC_READY: &str = "SyncReady";
 
+/// Something is not as it was installed, and is left so, or is fought for by others. Abnormal: `True` while it lasts.
+pub const DRIFTED: &str = "Drifted";
+
+/// Another instance wants the same namespace of the same cluster, and is refused. Abnormal: `True` while it lasts.
+pub const CLAIMED: &str = "Claimed";
+
 /// Longest message kept; the rest is cut at a character boundary.
 pub const MESSAGE_LIMIT: usize = 512;
 

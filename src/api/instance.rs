@@ -81,7 +81,7 @@ pub struct FluxInstanceSpec {
     pub suspend: bool,
 
     /// What deleting this object does to the cluster: `Orphan` leaves everything running, `Uninstall` removes what
-    /// was installed, but never a CRD of which objects exist.
+    /// was installed, but no CRD of which objects exist unless `upgrade.deleteCRDs` says so. What Flux made keeps running.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 

@@ -11,7 +11,8 @@ pub struct FluxInstanceStatus {
     /// Generation of the spec that the conditions speak of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling`, `Stalled` (kstatus), `Reachable`, `Verified`, `Preflight`, `ControllersReady`, `SyncReady`.
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus), `Reachable`, `Verified`, `Preflight`, `ControllersReady`, `SyncReady`,
+    /// `Drifted`, `Claimed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

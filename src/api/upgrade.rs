@@ -138,7 +138,8 @@ pub struct Drift {
     #[serde(default)]
     pub mode: DriftMode,
 
-    /// What is left to others: a kind (`NetworkPolicy`), or a JSON pointer (`/spec/replicas`) in objects of any kind.
+    /// What is left to others: a kind (`NetworkPolicy`), or a JSON pointer (`/spec/replicas`) in objects of any kind. A change of
+    /// the spec or of the bundle is applied to kinds all the same; fields are never applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub ignore: Vec<DriftIgnore>,

@@ -14,7 +14,7 @@ use crate::api::FluxInstance;
 use crate::cluster::{Cluster, connect, hub_config, with_deadline};
 use crate::controller::preview;
 use crate::plan::takeover::{Adoption, Tool};
-use crate::plan::{Reason, Step};
+use crate::plan::{Plan, Reason, Step, Treatment};
 use crate::render::{ObjectKey, yaml};
 
 pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
@@ -25,7 +25,8 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     let hub = connect(&config)?;
     let instance = validate(&hub, instance, &namespace).await?;
 
-    let preview = preview(hub, &instance, &namespace).await.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
+    let preview =
+        Box::pin(preview(hub, &instance, &namespace)).await.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
     let plan = &preview.plan;
     if args.output != Output::Table {
         ui::value(plan, args.output)?;
@@ -35,12 +36,15 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     ui::out(format!("bundle   {} ({})", bundle.version, bundle.digest));
     ui::out(format!("cluster  Kubernetes {} (kube-system {})", preview.cluster.version, preview.cluster.uid));
     for step in &plan.steps {
-        ui::out(line(step));
+        ui::out(line(plan, step));
         if let Step::Apply { reason: Reason::Changed | Reason::Drifted | Reason::TakenOver, object, .. } = step
             && args.fields
         {
             fields(&preview.cluster, object).await?;
         }
+    }
+    for drift in plan.drifted.iter().filter(|drift| drift.treatment == Treatment::Warn) {
+        ui::out(format!("! {drift}  (left so: spec.drift.mode is Warn)"));
     }
     if let Some(blocked) = &plan.blocked {
         for key in &blocked.deletions {
@@ -72,7 +76,7 @@ fn detached(release: &Tool, left: &[ObjectKey]) -> String {
 }
 
 /// A step as people read it.
-fn line(step: &Step) -> String {
+fn line(plan: &Plan, step: &Step) -> String {
     let (sign, key, why) = match step {
         Step::Apply { object, replaces: Some(_), .. } => {
             ('±', &object.key, "  (deleted and created anew: a field of it cannot be changed)".to_owned())
@@ -83,7 +87,8 @@ fn line(step: &Step) -> String {
         }
         Step::Apply { reason: Reason::Changed, object, .. } => ('~', &object.key, String::new()),
         Step::Apply { reason: Reason::Drifted, object, .. } => {
-            ('!', &object.key, "  (changed by somebody else)".to_owned())
+            let by = plan.drifted.iter().find(|drift| drift.key == object.key).and_then(|drift| drift.by.as_deref());
+            ('!', &object.key, format!("  (changed by {})", by.unwrap_or("somebody else")))
         }
         Step::Apply { reason: Reason::Detour, object, .. } => {
             ('~', &object.key, "  (of a version in between, so that objects can be migrated)".to_owned())
@@ -91,6 +96,9 @@ fn line(step: &Step) -> String {
         Step::Detach { key, release, left, .. } => ('^', key, detached(release, left)),
         Step::Migrate { key, kind, .. } => ('>', key, format!("  (objects written anew as {})", kind.version)),
         Step::Delete { key, .. } => ('-', key, String::new()),
+        Step::Release { key, finalizers } => {
+            ('-', key, format!("  (finalizers of its objects: {})", finalizers.join(", ")))
+        }
         Step::Forget { key, reason, .. } => ('?', key, format!("  (no longer ours: {reason})")),
         Step::Await { keys, .. } => {
             let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();

@@ -140,6 +140,8 @@ fn target_rbac(folder: &Path) -> anyhow::Result<Vec<Value>> {
         let roles: Vec<String> = needs.roles.iter().cloned().collect();
         namespaced.push(rule(&["rbac.authorization.k8s.io"], &["roles"], &roles, &["escalate", "bind"]));
     }
+    // A removal waits for the pods of the controllers.
+    namespaced.push(rule(&[""], &["pods"], &[], &["list"]));
     namespaced.push(rule(&[""], &["configmaps"], &[], READ));
     namespaced.push(rule(&[""], &["configmaps"], &[], &["create"]));
     namespaced.push(rule(&[""], &["configmaps"], &[crate::cluster::INVENTORY_NAME.to_owned()], &["update", "delete"]));

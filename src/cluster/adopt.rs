@@ -118,7 +118,7 @@ impl Cluster {
                     others.peers.insert((namespace, name), peer);
                 }
                 Tool::Helm { namespace, name } => {
-                    if let Some(release) = seen(self.release(&namespace, &name).await)? {
+                    if let Some(release) = seen(self.helm_release(&namespace, &name).await)? {
                         others.releases.insert((namespace, name), release);
                     }
                 }
@@ -149,7 +149,7 @@ impl Cluster {
         Ok(if deployments.iter().any(is_running) { Peer::Active } else { Peer::Stopped })
     }
 
-    async fn release(&self, namespace: &str, name: &str) -> Result<Release, ClusterError> {
+    async fn helm_release(&self, namespace: &str, name: &str) -> Result<Release, ClusterError> {
         let (label, value) = helm::OWNER;
         let all = format!(
             "/api/v1/namespaces/{namespace}/secrets?limit={REVISIONS}&labelSelector={label}%3D{value}%2C{}%3D{name}",

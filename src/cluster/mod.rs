@@ -3,6 +3,7 @@
 mod adopt;
 mod connect;
 mod error;
+mod finalizers;
 mod inventory;
 mod kubeconfig;
 mod look;
@@ -147,18 +148,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Clears the finalizers of one incarnation of an object.
-    pub async fn drop_finalizers(&self, kind: &Kind, key: &ObjectKey, uid: &str) -> Result<(), ClusterError> {
-        // The UID in the patch is a precondition: metadata.uid cannot change, so another incarnation is refused.
-        let change = serde_json::json!({"metadata": {"uid": uid, "finalizers": null}});
-        let path = format!("{}?fieldManager={FIELD_MANAGER}", request::path(kind, key));
-        let body = bytes::Bytes::from(change.to_string());
-        match request::send(&self.client, "PATCH", &path, Some((request::MERGE, body)), request::METADATA).await {
-            Ok(_) | Err(ClusterError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The live object's metadata; `None` when there is none.
     pub async fn get_live(&self, kind: &Kind, key: &ObjectKey) -> Result<Option<Live>, ClusterError> {
         match request::send(&self.client, "GET", &request::path(kind, key), None, request::METADATA).await {
@@ -250,19 +239,8 @@ impl Cluster {
 
     /// Whether any object of the custom resource definition exists, in one namespace or anywhere.
     pub async fn has_objects(&self, crd: &ObjectKey, namespace: Option<&str>) -> Result<bool, ClusterError> {
-        let Some(definition) = self.get(&Kind::crd(), crd).await? else { return Ok(false) };
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let spec = &definition["spec"];
-        let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let served = versions.iter().find(|v| v["served"] == true).unwrap_or(&Value::Null);
-        let namespaced = spec["scope"] == "Namespaced";
-        let kind = Kind {
-            group: text(&spec["group"]),
-            version: text(&served["name"]),
-            kind: text(&spec["names"]["kind"]),
-            plural: text(&spec["names"]["plural"]),
-            namespaced,
-        };
+        let Some(kind) = self.defined_by(crd).await? else { return Ok(false) };
+        let namespaced = kind.namespaced;
         let path = format!("{}?limit=1", request::collection(&kind, namespace.filter(|_| namespaced)));
         match request::send(&self.client, "GET", &path, None, request::METADATA_LIST).await {
             Ok((_, answer)) => Ok(!request::listed(&kind, &answer)?.live.is_empty()),

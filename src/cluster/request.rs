@@ -48,6 +48,15 @@ pub(super) fn path(kind: &Kind, key: &ObjectKey) -> String {
     format!("{}/{}", collection(kind, key.namespace.as_deref()), key.name)
 }
 
+/// A value in a query.
+pub(super) fn encoded(value: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    value.bytes().map(byte).collect()
+}
+
 /// Puts the deadline on a request of kube's own, whose client has none.
 pub async fn with_deadline<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ClusterError> {
     match tokio::time::timeout(DEADLINE, request).await {

@@ -1,5 +1,6 @@
 //! Step 5, client required, no decisions: does what the plan says, in its order, and keeps account of what happened.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::StepError;
 use crate::api::FLUX_NAMESPACE;
 use crate::cluster::{Cluster, ClusterError, IN_FLIGHT, InventoryStore};
 use crate::plan::health::{Health, health};
-use crate::plan::{CRD, Desired, Guard, Inventory, Plan, Reason, Stage, Step};
+use crate::plan::{CRD, Desired, Guard, Inventory, Plan, Reason, Stage, Step, foreign};
 use crate::render::kinds::builtin;
 use crate::render::{Kind, ObjectKey};
 
@@ -24,13 +25,34 @@ pub(super) struct Executed {
     /// Objects verified to be gone.
     pub deleted: Vec<ObjectKey>,
     /// Objects that are on their way out.
-    pub going: Vec<ObjectKey>,
+    pub going: Vec<Going>,
+    /// How many objects of which CRD were relieved of finalizers.
+    pub released: Vec<(ObjectKey, usize)>,
     /// Objects kept on purpose, and why.
     pub kept: Vec<(ObjectKey, &'static str)>,
     /// Number of the plan's steps that are done.
     pub reached: usize,
     /// What the next step waits for.
     pub waiting: Option<(ObjectKey, Health)>,
+}
+
+/// An object that is on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Going {
+    /// Which.
+    pub key: ObjectKey,
+    /// Who holds it: finalizers that neither we nor the server clear.
+    pub held_by: Vec<String>,
+}
+
+impl fmt::Display for Going {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.held_by.as_slice() {
+            [] => write!(f, "{}", self.key),
+            [one] => write!(f, "{}, which finalizer {one} holds", self.key),
+            many => write!(f, "{}, which finalizers {} hold", self.key, many.join(", ")),
+        }
+    }
 }
 
 /// Executes a plan. Whatever happens, what was done is in the inventory when this returns, as far as the cluster can be
@@ -70,8 +92,12 @@ async fn recorded(
 
     let result = steps(cluster, plan, &mut record, done).await;
     // A namespace on its way out takes the inventory in it along; it is the last to go.
-    let namespace_goes =
-        done.going.iter().chain(&done.deleted).any(|k| k.kind == "Namespace" && k.name == FLUX_NAMESPACE);
+    let namespace_goes = done
+        .going
+        .iter()
+        .map(|going| &going.key)
+        .chain(&done.deleted)
+        .any(|k| k.kind == "Namespace" && k.name == FLUX_NAMESPACE);
     if namespace_goes {
         return result;
     }
@@ -85,6 +111,9 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
     let mut batch: Vec<(Arc<Desired>, Option<String>)> = Vec::new();
     let mut stage = Stage::Migration;
     for (index, step) in plan.steps.iter().enumerate() {
+        if is_deletion(step) {
+            break;
+        }
         let is_alone = step.stage() == Stage::Migration || !matches!(step, Step::Apply { .. });
         if is_alone || step.stage() != stage {
             apply_all(cluster, plan, std::mem::take(&mut batch), record, done).await?;
@@ -128,15 +157,19 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
                     return Ok(());
                 }
             }
-            Step::Delete { .. } | Step::Forget { .. } => break,
+            Step::Delete { .. } | Step::Release { .. } | Step::Forget { .. } => {}
         }
     }
     apply_all(cluster, plan, batch, record, done).await?;
-    let is_deletion = |step: &Step| matches!(step, Step::Delete { .. } | Step::Forget { .. });
     done.reached = plan.steps.iter().position(is_deletion).unwrap_or(plan.steps.len());
     delete_all(cluster, plan, record, done).await?;
     done.reached = plan.steps.len();
     Ok(())
+}
+
+/// Deletions come after everything else.
+fn is_deletion(step: &Step) -> bool {
+    matches!(step, Step::Delete { .. } | Step::Release { .. } | Step::Forget { .. })
 }
 
 /// The first of some objects that is not healthy, and why.
@@ -238,7 +271,7 @@ async fn established(cluster: &Cluster, record: &Inventory) -> Result<(), StepEr
         .unwrap_or(Err(StepError::Cluster(ClusterError::Failed("CRDs are not established yet".to_owned()))))
 }
 
-/// Deletions run group by group (all steps of one kind's stage); a group begins when the one before is verified to be gone.
+/// Deletions run group by group (all steps of one kind); a group begins when the one before is verified to be gone.
 async fn delete_all(
     cluster: &Cluster,
     plan: &Plan,
@@ -248,29 +281,41 @@ async fn delete_all(
     let mut failures = Vec::new();
     let mut group: Option<String> = None;
     for step in &plan.steps {
-        let Step::Delete { key, uid, guard, drop_finalizers, kind, .. } = step else {
-            if let Step::Forget { key, .. } = step {
-                record.entries.remove(key);
-            }
-            continue;
+        let this = match step {
+            Step::Delete { kind, .. } => format!("{}/{}", kind.group, kind.kind),
+            Step::Release { .. } => "finalizers".to_owned(),
+            _ => group.clone().unwrap_or_default(),
         };
-        let this = format!("{}/{}", kind.group, kind.kind);
         if group.as_ref().is_some_and(|g| *g != this) && (!done.going.is_empty() || !failures.is_empty()) {
             break;
         }
-        group = Some(this);
-        if let Some(reason) = guard_holds(cluster, *guard, key, record).await? {
-            done.kept.push((key.clone(), reason));
-            continue;
-        }
-        match delete(cluster, kind, key, uid, *drop_finalizers).await {
-            Ok(true) => {
+        match step {
+            Step::Apply { .. } | Step::Detach { .. } | Step::Migrate { .. } | Step::Await { .. } => continue,
+            Step::Forget { key, .. } => {
                 record.entries.remove(key);
-                done.deleted.push(key.clone());
+                continue;
             }
-            Ok(false) => done.going.push(key.clone()),
-            Err(error) => failures.push((key.clone(), error)),
+            Step::Release { key, finalizers } => match cluster.release(key, finalizers).await {
+                Ok(0) => {}
+                Ok(count) => done.released.push((key.clone(), count)),
+                Err(failure) => failures.push(failure),
+            },
+            Step::Delete { key, uid, guard, pods, kind, .. } => {
+                if let Some(reason) = guard_holds(cluster, *guard, key, record).await? {
+                    done.kept.push((key.clone(), reason));
+                } else {
+                    match delete(cluster, kind, key, uid, pods.as_deref()).await {
+                        Ok(None) => {
+                            record.entries.remove(key);
+                            done.deleted.push(key.clone());
+                        }
+                        Ok(Some(going)) => done.going.push(going),
+                        Err(error) => failures.push((key.clone(), error)),
+                    }
+                }
+            }
         }
+        group = Some(this);
     }
     if failures.is_empty() { Ok(()) } else { Err(StepError::Prune(failures)) }
 }
@@ -296,26 +341,45 @@ async fn guard_holds(
     }
 }
 
-/// Deletes and looks whether it is gone.
+/// Deletes and looks whether it is gone; if not, what is waited for.
 async fn delete(
     cluster: &Cluster,
     kind: &Kind,
     key: &ObjectKey,
     uid: &str,
-    drop_finalizers: bool,
-) -> Result<bool, ClusterError> {
+    pods: Option<&str>,
+) -> Result<Option<Going>, ClusterError> {
     // Pods have to be gone with their Deployment, else a controller that is being ended still puts finalizers back.
     let foreground = kind.group == "apps";
-    cluster.delete(kind, key, uid, foreground).await?;
-    if drop_finalizers {
-        cluster.drop_finalizers(kind, key, uid).await?;
-    }
+    let refused = match cluster.delete(kind, key, uid, foreground).await {
+        Ok(()) => None,
+        // A namespace that is being deleted cannot be deleted again.
+        Err(error @ ClusterError::Conflict(_)) => Some(error),
+        Err(error) => return Err(error),
+    };
+    let mut left = None;
     for pause in [0, 20, 100] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        match cluster.get_live(kind, key).await? {
-            Some(live) if live.uid == uid => {}
-            _ => return Ok(true),
+        left = cluster.get_live(kind, key).await?.filter(|live| live.uid == uid);
+        if left.is_none() {
+            break;
         }
     }
-    Ok(false)
+    if let (Some(error), Some(live)) = (refused, &left)
+        && !live.deleting
+    {
+        return Err(error);
+    }
+    if let (Some(pods), Some(namespace)) = (pods, &key.namespace)
+        && let Some((key, pod)) = cluster.running_pod(namespace, pods).await?
+    {
+        return Ok(Some(Going { key, held_by: foreign(&pod.finalizers) }));
+    }
+    let Some(live) = left else { return Ok(None) };
+    if key.kind == CRD
+        && let Some((key, held_by)) = cluster.held_object(key).await?
+    {
+        return Ok(Some(Going { key, held_by }));
+    }
+    Ok(Some(Going { key: key.clone(), held_by: foreign(&live.finalizers) }))
 }

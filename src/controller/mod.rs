@@ -2,7 +2,9 @@
 //! the other way round. Steps that decide have no client, steps that have a client do not decide.
 
 mod assess;
+mod claims;
 mod clusters;
+mod drift;
 mod error;
 mod events;
 mod execute;
@@ -66,6 +68,8 @@ pub struct Ctx {
     pub compared: preflight::Compared,
     /// Counters.
     pub metrics: Metrics,
+    /// Instances that were refused because of others.
+    pub claims: claims::Claims,
     /// Asks for a pass.
     pub trigger: mpsc::Sender<ObjectRef<Guarded>>,
     memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
@@ -83,6 +87,12 @@ pub struct Memory {
     /// Our own last status write, which the watch may not have shown yet.
     status: Option<(u64, FluxInstanceStatus)>,
     failures: u32,
+    /// What others changed lately.
+    drifts: crate::plan::drift::Drifts,
+    /// What a removal waits for because of others.
+    held: Option<remove::Held>,
+    /// How often a removal had to wait.
+    waits: u32,
     /// What was last said to be kept on purpose.
     kept: Vec<ObjectKey>,
 }
@@ -116,6 +126,10 @@ pub struct Run {
     /// What was asked to reconcile and has not answered yet.
     silent: Option<ObjectKey>,
     objects: Option<usize>,
+    /// What others changed.
+    drift: crate::plan::drift::News,
+    /// Instances that want the same installation.
+    claimants: Vec<String>,
 }
 
 impl Run {
@@ -154,6 +168,14 @@ impl Ctx {
         Arc::clone(memories.entry(uid.to_owned()).or_default())
     }
 
+    /// Notes whether an instance was refused because of another one, which then looks again.
+    fn claimed(&self, claimant: &Owner, owner: Option<&Owner>) {
+        for owner in self.claims.record(claimant, owner) {
+            // When there is no room, the next pass says it.
+            let _ = self.trigger.try_send(ObjectRef::new(&owner.name).within(&owner.namespace));
+        }
+    }
+
     fn forget(&self, uid: &str) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -188,6 +210,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         let gone = remove::remove(&ctx, &instance, &mut memory).await;
         let action = report::removal(&ctx, &instance, &mut memory, &gone).await;
         if matches!(gone, Ok(remove::Removal::Done)) {
+            ctx.claimed(&owner_of(&instance), None);
             drop(memory);
             ctx.forget(&uid);
         }
@@ -195,7 +218,15 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     }
 
     let mut run = Run::begin(&instance);
+    let owner = owner_of(&instance);
     let result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
+    match &result {
+        Err(StepError::Claimed { owner: other, .. }) => ctx.claimed(&owner, Some(other)),
+        Ok(()) => ctx.claimed(&owner, None),
+        // It came not so far as to know.
+        Err(_) => {}
+    }
+    run.claimants = ctx.claims.on(&owner);
     if let Err(error) = &result {
         tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "pass failed");
         if error.is_about_reaching()
@@ -238,6 +269,7 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
         report::announce(ctx, instance, memory, run, &plan).await?;
     }
     let (executed, result) = execute::execute(&cluster, &plan, &mut store).await;
+    run.drift = drift::account(ctx, &owner.name, memory, &plan, &executed);
     run.executed = executed;
     run.plan = Some(plan);
     let inventory = store.inventory.clone();

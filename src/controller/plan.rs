@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::{Ctx, Memory, Run, StepError, observe, owner_of, resolve, revisions, survey};
+use super::{Ctx, Memory, Run, StepError, drift, observe, owner_of, resolve, revisions, survey};
 use crate::api::{CONFIRM, FluxInstance, FluxInstanceStatus, Revision};
 use crate::bundle::{Bundles, Demands, Resolved};
 use crate::cluster::{Cluster, InventoryStore};
@@ -44,6 +44,7 @@ impl Ctx {
             rendered: super::render::Rendered::default(),
             compared: super::preflight::Compared::default(),
             metrics,
+            claims: super::claims::Claims::default(),
             trigger,
             memories: std::sync::Mutex::default(),
         }
@@ -110,8 +111,8 @@ pub(super) async fn prepare(
 
     let policy = Policy {
         drift: instance.spec.drift.clone(),
+        damped: drift::damped(memory),
         confirmed: instance.annotations().get(CONFIRM).cloned(),
-        ..Policy::default()
     };
     let mut plan = crate::plan::plan(owner, &desired, &observed, &policy);
     let (mut surveyed, mut no_way) = (None, None);

@@ -1,13 +1,25 @@
 //! The other way round: what happens to a cluster when its instance is deleted.
 
+use std::time::{Duration, Instant};
+
 use futures::{StreamExt, stream};
 
-use super::execute::execute;
+use super::execute::{Going, execute};
 use super::{Ctx, Memory, StepError, observe, owner_of, report};
 use crate::api::{DeletionPolicy, FLUX_NAMESPACE, FluxInstance};
-use crate::cluster::IN_FLIGHT;
+use crate::cluster::{Cluster, IN_FLIGHT, INSTALLATION_LABEL};
 use crate::plan::{Inventory, removal};
 use crate::render::{Kind, ObjectKey};
+
+/// Who holds up a removal is said as an event after this time; `Ready` says it at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a removal waits for because of others, and since when.
+pub(super) struct Held {
+    by: Vec<Going>,
+    since: Instant,
+    said: bool,
+}
 
 /// How far it came.
 #[derive(Debug)]
@@ -33,7 +45,13 @@ pub(super) async fn remove(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memo
                 }
             }
         }
-        DeletionPolicy::Uninstall => uninstall(ctx, instance, memory).await,
+        DeletionPolicy::Uninstall => match uninstall(ctx, instance, memory).await {
+            Err(error) if error.is_about_reaching() && report::is_abandoned(instance) => {
+                report::say_abandoned(ctx, instance).await;
+                Ok(Removal::Done)
+            }
+            result => result,
+        },
     }
 }
 
@@ -85,20 +103,27 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
         Err(error) => return Err(error),
     };
     if store.inventory.owner.is_none() {
-        return Ok(Removal::Done);
+        // The namespace takes the inventory along before it is gone itself.
+        return namespace_going(&cluster).await;
     }
     // Never from the mirror: a deletion wants to have seen the present.
     let observed = observe::live(&cluster, &store, None).await?;
-    let plan = removal(&owner, &observed);
+    let plan = removal(&owner, &observed, instance.spec.upgrade.delete_crds);
     let (executed, result) = execute(&cluster, &plan, &mut store).await;
+    report::say_removed(ctx, instance, &executed).await;
     result?;
     // Now: when the namespace is gone, so is the inventory that knows of it.
     report::say_kept(ctx, instance, memory, &executed.kept).await;
-    if let [first, rest @ ..] = executed.going.as_slice() {
-        return Ok(Removal::Waiting(match rest.len() {
-            0 => format!("waiting for {first} to be gone"),
-            more => format!("waiting for {first} (and {more} more) to be gone"),
-        }));
+    say_held(ctx, instance, memory, &executed.going).await;
+    // Who is held by somebody is what people can do something about.
+    let held = executed.going.iter().find(|going| !going.held_by.is_empty());
+    if let Some(first) = held.or(executed.going.first()) {
+        let more = match executed.going.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let end = if first.held_by.is_empty() { " to be gone" } else { "; whoever put it there has to clear it" };
+        return Ok(Removal::Waiting(format!("waiting for {first}{more}{end}")));
     }
     if store.inventory.entries.is_empty() {
         store.delete(&cluster, FLUX_NAMESPACE).await?;
@@ -107,4 +132,38 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
         store.save(&cluster, FLUX_NAMESPACE, &left).await?;
     }
     Ok(Removal::Done)
+}
+
+/// Names those who hold the removal up, once for as long as they stay the same.
+async fn say_held(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, going: &[Going]) {
+    let by: Vec<Going> = going.iter().filter(|going| !going.held_by.is_empty()).cloned().collect();
+    if memory.held.as_ref().is_none_or(|held| held.by != by) {
+        memory.held = Some(Held { by, since: Instant::now(), said: false });
+    }
+    if let Some(held) = &mut memory.held
+        && !held.by.is_empty()
+        && !held.said
+        && held.since.elapsed() >= PATIENCE
+    {
+        held.said = true;
+        report::say_held(ctx, instance, &held.by).await;
+    }
+}
+
+/// Whether our namespace is still on its way out, and what the server says it waits for.
+async fn namespace_going(cluster: &Cluster) -> Result<Removal, StepError> {
+    let kind = Kind::namespace();
+    let Some(namespace) = cluster.get(&kind, &kind.key(None, FLUX_NAMESPACE.to_owned())).await? else {
+        return Ok(Removal::Done);
+    };
+    let metadata = &namespace["metadata"];
+    if metadata["deletionTimestamp"].is_null() || metadata["labels"][INSTALLATION_LABEL] != FLUX_NAMESPACE {
+        return Ok(Removal::Done);
+    }
+    let conditions = namespace["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Of finalizers first: they are what nobody may be left to clear.
+    let why = |type_: &str| conditions.iter().find(|c| c["type"] == type_ && c["status"] == "True");
+    let why = why("NamespaceFinalizersRemaining").or_else(|| why("NamespaceContentRemaining"));
+    let why = why.and_then(|c| c["message"].as_str()).map(|why| format!(": {why}")).unwrap_or_default();
+    Ok(Removal::Waiting(format!("waiting for Namespace {FLUX_NAMESPACE} to be gone{why}")))
 }

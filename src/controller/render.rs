@@ -8,9 +8,9 @@ use crate::api::{FLUX_NAMESPACE, FluxInstanceSpec};
 use crate::bundle::Resolved;
 use crate::cluster::INSTALLATION_LABEL;
 use crate::plan::takeover::LEAVE_ALONE;
-use crate::plan::{CRD, Desired, DesiredSet};
+use crate::plan::{CRD, Desired, DesiredSet, drift};
 use crate::render::digest as digest_of;
-use crate::render::{self, Settings};
+use crate::render::{self, Object, Settings};
 
 /// What the bundle's templates get to see of a spec.
 pub(super) fn settings(spec: &FluxInstanceSpec) -> Settings {
@@ -35,17 +35,27 @@ fn owner_labels() -> BTreeMap<String, String> {
 }
 
 /// Renders without remembering.
-pub(super) fn render(resolved: &Resolved, settings: &Settings) -> Result<DesiredSet, StepError> {
+///
+/// `ignored`: JSON pointers to fields that are left to others.
+pub(super) fn render(resolved: &Resolved, settings: &Settings, ignored: &[&str]) -> Result<DesiredSet, StepError> {
     let objects = render::render(&resolved.bundle, settings)?
-        .iter()
+        .into_iter()
         .map(|object| {
+            let object = if ignored.is_empty() { object } else { without(object, ignored)? };
             // `render` refuses objects of unknown kinds.
-            let kind = resolved.bundle.kind_of(object);
-            kind.map(|kind| Desired::new(object, kind))
+            let kind = resolved.bundle.kind_of(&object);
+            kind.map(|kind| Desired::new(&object, kind))
                 .ok_or_else(|| StepError::Spec(format!("{}: unknown kind", object.key())))
         })
         .collect::<Result<Vec<_>, StepError>>()?;
-    Ok(DesiredSet::new(resolved.reference.clone(), objects))
+    Ok(DesiredSet::new(resolved.reference.clone(), objects).with_finalizers(&resolved.bundle.manifest().components))
+}
+
+fn without(object: Object, ignored: &[&str]) -> Result<Object, StepError> {
+    let key = object.key().clone();
+    let mut value = object.into_value();
+    drift::remove(&mut value, ignored);
+    Object::try_from(value).map_err(|error| StepError::Spec(format!("spec.drift.ignore: {key}: {error}")))
 }
 
 /// All CRDs of a bundle, as they would be applied if all its components were wanted.
@@ -57,7 +67,7 @@ pub(super) fn definitions(resolved: &Resolved) -> Result<Vec<Arc<Desired>>, Step
         owner_labels: owner_labels(),
         ..Settings::default()
     };
-    let set = render(resolved, &settings)?;
+    let set = render(resolved, &settings, &[])?;
     Ok(set.objects.into_iter().filter(|object| object.key.kind == CRD).collect())
 }
 
@@ -72,12 +82,13 @@ impl Rendered {
     /// Renders, or remembers.
     pub fn get(&self, resolved: &Resolved, spec: &FluxInstanceSpec) -> Result<Arc<DesiredSet>, StepError> {
         let settings = settings(spec);
-        let id = digest_of(&serde_json::to_vec(&(&resolved.reference.digest, &settings)).unwrap_or_default());
+        let ignored = drift::pointers(&spec.drift).map_err(StepError::Spec)?;
+        let id = digest_of(&serde_json::to_vec(&(&resolved.reference.digest, &settings, &ignored)).unwrap_or_default());
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, set)) = lock().iter().find(|(known, _)| *known == id) {
             return Ok(Arc::clone(set));
         }
-        let set = Arc::new(render(resolved, &settings)?);
+        let set = Arc::new(render(resolved, &settings, &ignored)?);
         let mut kept = lock();
         kept.push_back((id, Arc::clone(&set)));
         if kept.len() > KEPT {

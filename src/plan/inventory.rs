@@ -67,6 +67,9 @@ pub struct Entry {
     /// Our write created it, rather than taking it over.
     #[serde(default)]
     pub created: bool,
+    /// Label selector of the pods of a workload: a removal waits for them even when the workload itself is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<String>,
     /// Somebody gave the word for its deletion, see [`super::Blocked`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub condemned: bool,
@@ -82,6 +85,7 @@ impl Entry {
             digest: None,
             fields: None,
             created: false,
+            pods: None,
             condemned: false,
         }
     }
@@ -94,6 +98,8 @@ pub struct Inventory {
     pub owner: Option<Owner>,
     /// The bundle the entries come from.
     pub bundle: Option<BundleRef>,
+    /// Finalizers that our controllers serve, in the order in which a removal clears them: it needs no bundle for that.
+    pub finalizers: Vec<Finalizers>,
     /// The bundle the CRDs come from, where that is another one: CRDs never go back.
     pub definitions: Option<BundleRef>,
     /// CRDs whose objects are to be written anew when the controllers are the new ones: until then the old ones may still
@@ -103,12 +109,23 @@ pub struct Inventory {
     pub entries: BTreeMap<ObjectKey, Entry>,
 }
 
+/// The finalizers that a controller of ours puts on the objects of one CRD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finalizers {
+    /// Name of the CRD.
+    pub crd: String,
+    /// Exact names, or beginnings that end in `*`.
+    pub finalizers: Vec<String>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<Owner>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<BundleRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    finalizers: Vec<Finalizers>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     definitions: Option<BundleRef>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -136,6 +153,7 @@ impl Inventory {
         let stored = Stored {
             owner: self.owner.clone(),
             bundle: self.bundle.clone(),
+            finalizers: self.finalizers.clone(),
             definitions: self.definitions.clone(),
             sweep: self.sweep.clone(),
             entries: self
@@ -170,7 +188,7 @@ impl Inventory {
                 (key, s.entry)
             })
             .collect();
-        let Stored { owner, bundle, definitions, sweep, .. } = stored;
-        Ok(Self { owner, bundle, definitions, sweep, entries })
+        let Stored { owner, bundle, finalizers, definitions, sweep, .. } = stored;
+        Ok(Self { owner, bundle, finalizers, definitions, sweep, entries })
     }
 }

@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod crd_safety;
 mod definition;
+pub mod drift;
 pub mod fields;
 pub mod goal;
 pub mod health;
@@ -29,13 +30,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::api::bundle::Component;
 use crate::render::{Kind, Object, ObjectKey, digest};
 
 pub use definition::Definition;
-pub use inventory::{BundleRef, Entry, Inventory, Owner};
+pub use inventory::{BundleRef, Entry, Finalizers, Inventory, Owner};
 pub use observed::{FIELD_MANAGER, INSTALLATION_LABEL, Live, Observed, changed_by, live_of, ownership};
 pub use policy::{Drifted, Policy, Treatment};
-pub use removal::removal;
+pub use removal::{foreign, is_ours, removal};
 pub use survey::{Foreign, Stored, Survey};
 
 /// Kubernetes' recommended label for the component an object belongs to.
@@ -61,14 +63,22 @@ pub struct Desired {
     /// Canonical JSON.
     #[serde(skip)]
     pub body: Bytes,
+    /// Label selector of the pods of a workload.
+    #[serde(skip)]
+    pub pods: Option<String>,
 }
 
 impl Desired {
     /// Serialises a rendered object.
     pub fn new(object: &Object, kind: Kind) -> Self {
         let body = Bytes::from(object.to_bytes());
+        let labels = object.value().pointer("/spec/selector/matchLabels").and_then(serde_json::Value::as_object);
+        let pods = labels.filter(|labels| !labels.is_empty() && stage_of(&kind) == Stage::Workloads).map(|labels| {
+            let pairs = labels.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
+            pairs.collect::<Vec<_>>().join(",")
+        });
         let component = object.label(COMPONENT_LABEL).map(str::to_owned);
-        Self { key: object.key().clone(), kind, component, digest: digest(&body), body }
+        Self { key: object.key().clone(), kind, component, digest: digest(&body), body, pods }
     }
 }
 
@@ -81,6 +91,9 @@ pub struct DesiredSet {
     pub config: String,
     /// The objects.
     pub objects: Vec<Arc<Desired>>,
+    /// What a removal has to know of the bundle, see [`Inventory::finalizers`].
+    #[serde(skip)]
+    pub finalizers: Vec<Finalizers>,
 }
 
 impl DesiredSet {
@@ -88,7 +101,14 @@ impl DesiredSet {
     pub fn new(bundle: BundleRef, objects: Vec<Desired>) -> Self {
         let all: Vec<u8> = objects.iter().flat_map(|object| object.digest.bytes()).collect();
         let config = digest(&all);
-        Self { bundle, config, objects: objects.into_iter().map(Arc::new).collect() }
+        Self { bundle, config, objects: objects.into_iter().map(Arc::new).collect(), finalizers: Vec::new() }
+    }
+
+    /// Notes which finalizers the controllers serve.
+    #[must_use]
+    pub fn with_finalizers(self, components: &[Component]) -> Self {
+        let finalizers = removal::finalizers(components, &self.objects);
+        Self { finalizers, ..self }
     }
 }
 
@@ -202,12 +222,20 @@ pub enum Step {
         uid: String,
         /// What else must hold.
         guard: Guard,
-        /// Clear the finalizers of this object of ours first: nobody is left who would.
-        #[serde(rename = "dropFinalizers", skip_serializing_if = "std::ops::Not::not")]
-        drop_finalizers: bool,
+        /// Label selector: it counts as gone only when none of these pods is left.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pods: Option<String>,
         /// How to address it.
         #[serde(skip)]
         kind: Kind,
+    },
+    /// Clear finalizers of all objects of a CRD, everywhere: nobody is left who would.
+    Release {
+        /// The CRD.
+        #[serde(flatten)]
+        key: ObjectKey,
+        /// Which: exact names, or beginnings that end in `*`. Those of others stay.
+        finalizers: Vec<String>,
     },
     /// Strike it from the inventory without touching the cluster.
     Forget {
@@ -227,6 +255,7 @@ impl Step {
             Self::Detach { key, .. }
             | Self::Migrate { key, .. }
             | Self::Delete { key, .. }
+            | Self::Release { key, .. }
             | Self::Forget { key, .. } => Some(key),
             Self::Await { .. } => None,
         }
@@ -241,7 +270,7 @@ impl Step {
             | Self::Delete { stage, .. } => *stage,
             // Before anything becomes ours that Helm could still take away.
             Self::Detach { .. } => Stage::Migration,
-            Self::Forget { .. } => Stage::Prune,
+            Self::Release { .. } | Self::Forget { .. } => Stage::Prune,
         }
     }
 }
@@ -317,6 +346,7 @@ impl Plan {
                 Step::Apply { reason: Reason::Detour, .. } | Step::Await { .. } => continue,
                 Step::Migrate { .. } => "to migrate",
                 Step::Delete { .. } => "to delete",
+                Step::Release { .. } => "to release",
                 Step::Forget { .. } => "to forget",
             };
             *counts.entry(word).or_insert(0usize) += 1;
@@ -333,6 +363,7 @@ impl Plan {
             "to repair",
             "to delete",
             "to delete when confirmed",
+            "to release",
             "to forget",
         ];
         let mut parts: Vec<String> = words.iter().filter_map(|w| counts.get(w).map(|n| format!("{n} {w}"))).collect();
@@ -404,6 +435,12 @@ pub fn plan(owner: &Owner, desired: &DesiredSet, observed: &Observed, policy: &P
             }
         }
     }
+    for object in &desired.objects {
+        if let Some(entry) = intent.entries.get_mut(&object.key) {
+            entry.pods.clone_from(&object.pods);
+        }
+    }
+    intent.finalizers = removal::remembered(desired, inventory);
     steps.sort_by_key(Step::stage);
 
     let wanted: std::collections::BTreeSet<&ObjectKey> = desired.objects.iter().map(|o| &o.key).collect();
@@ -500,7 +537,7 @@ fn prune_step(key: &ObjectKey, entry: &Entry, observed: &Observed) -> Option<Ste
             key: key.clone(),
             uid: live.uid.clone(),
             guard: if key.kind == CRD { Guard::NoObjects } else { Guard::None },
-            drop_finalizers: false,
+            pods: None,
             kind: entry.kind.clone(),
         }),
     }

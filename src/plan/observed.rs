@@ -73,12 +73,14 @@ pub fn ownership(managed_fields: &[Value]) -> Option<String> {
 /// Who wrote the object last, if that was not us: the newest entry of another manager that is not older than ours. Controllers
 /// that only report, through the subresource `status`, do not count. Whoever only took something away leaves no entry.
 pub fn changed_by(managed_fields: &[Value]) -> Option<Box<str>> {
-    // RFC 3339 in UTC, to the second: as text it sorts as it should.
+    // RFC 3339 in UTC, to the second: as text it sorts as it should. Who writes through the subresource `scale` has no time.
     let time = |entry: &Value| entry["time"].as_str().unwrap_or_default().to_owned();
     let since = ours(managed_fields).map(time).unwrap_or_default();
+    let is_since = |entry: &&Value| entry["time"].is_null() || time(entry) >= since;
     let newest = managed_fields
         .iter()
-        .filter(|entry| entry["manager"] != FIELD_MANAGER && entry["subresource"] != "status" && time(entry) >= since)
+        .filter(|entry| entry["manager"] != FIELD_MANAGER && entry["subresource"] != "status")
+        .filter(is_since)
         .max_by_key(|entry| time(entry))?;
     newest["manager"].as_str().filter(|manager| !manager.is_empty()).map(Box::from)
 }
@@ -101,10 +103,12 @@ mod tests {
         let entry = |manager: &str, operation: &str, subresource: &str, time: &str| json!({"manager": manager, "operation": operation, "subresource": subresource, "time": time});
         let ours = entry(FIELD_MANAGER, "Apply", "", "2027-01-02T00:00:00Z");
         let old = entry("old", "Update", "", "2027-01-01T00:00:00Z");
-        let scale = entry("kubectl", "Update", "scale", "2027-01-02T00:00:01Z");
+        let edit = entry("kubectl", "Update", "", "2027-01-02T00:00:01Z");
+        let scale = json!({"manager": "autoscaler", "operation": "Update", "subresource": "scale"});
         let status = entry("kube-controller-manager", "Update", "status", "2027-01-02T00:00:02Z");
         assert_eq!(changed_by(&[ours.clone(), old.clone(), status.clone()]), None);
-        assert_eq!(changed_by(&[ours, old.clone(), scale, status]).as_deref(), Some("kubectl"));
+        assert_eq!(changed_by(&[ours.clone(), old.clone(), scale.clone()]).as_deref(), Some("autoscaler"));
+        assert_eq!(changed_by(&[ours, old.clone(), edit, scale, status]).as_deref(), Some("kubectl"));
         assert_eq!(changed_by(&[old]).as_deref(), Some("old"));
         assert_eq!(changed_by(&[]), None);
     }

@@ -85,7 +85,7 @@ fn after(plan: &Plan, before: &Observed) -> Observed {
             Step::Forget { key, .. } => {
                 observed.inventory.entries.remove(key);
             }
-            Step::Detach { .. } | Step::Migrate { .. } | Step::Await { .. } => {}
+            Step::Detach { .. } | Step::Migrate { .. } | Step::Await { .. } | Step::Release { .. } => {}
         }
     }
     let kinds: Vec<Kind> = observed.inventory.entries.values().map(|e| e.kind.clone()).collect();
@@ -109,9 +109,8 @@ fn words(plan: &Plan) -> Vec<String> {
             Step::Apply { stage, reason, object, .. } => format!("{stage:?} {reason:?} {}", object.key),
             Step::Migrate { stage, key, kind, .. } => format!("{stage:?} {} as {}", key.name, kind.version),
             Step::Await { stage, keys } => format!("{stage:?} await {}", keys.len()),
-            Step::Delete { key, guard, drop_finalizers, .. } => {
-                format!("delete {key} {guard:?}{}", if *drop_finalizers { " finalizers" } else { "" })
-            }
+            Step::Delete { key, guard, .. } => format!("delete {key} {guard:?}"),
+            Step::Release { key, finalizers } => format!("release {} of {}", key.name, finalizers.join(" ")),
             Step::Detach { release, .. } => format!("detach {release}"),
             Step::Forget { key, reason } => format!("forget {key}: {reason}"),
         })
@@ -350,21 +349,99 @@ fn an_ordinary_pass_never_deletes_a_namespace() {
     assert_eq!(words(&plan(&owner(), &set(objects), &installed(), &Policy::default())), [""; 0]);
 }
 
+fn component(name: &str, requires: &[&str], crds: &[&str], finalizers: &[&str]) -> Component {
+    serde_json::from_value(json!({
+        "name": name, "registry": "r.example", "image": name, "tag": "v1", "requires": requires, "finalizers": finalizers,
+        "crds": crds.iter().map(|crd| json!({"name": crd, "served": ["v1"], "stored": "v1"})).collect::<Vec<_>>(),
+    }))
+    .unwrap()
+}
+
+/// Two controllers, one of which needs the other, as the bundle lists them, and one that is not installed.
+fn components() -> Vec<Component> {
+    vec![
+        component("source", &[], &["gitrepositories.source.toolkit.fluxcd.io"], &["finalizers.fluxcd.io"]),
+        component("tofu", &["source"], &["terraforms.infra.example"], &["finalizers.tf", "tf.dependency.of.*"]),
+        component("notification", &[], &["alerts.example"], &["finalizers.fluxcd.io"]),
+    ]
+}
+
+fn installed_with_finalizers() -> Observed {
+    let mut all: Vec<Desired> = everything("a").objects.iter().map(|o| o.as_ref().clone()).collect();
+    all.push(object(&definitions(), "terraforms.infra.example", "a"));
+    let desired = set(all).with_finalizers(&components());
+    let nothing = Observed::default();
+    after(&plan(&owner(), &desired, &nothing, &Policy::default()), &nothing)
+}
+
 #[test]
 fn a_removal_ends_controllers_before_it_touches_what_they_serve() {
-    let mut observed = installed();
+    let mut observed = installed_with_finalizers();
+    let expected = [
+        "forget Namespace flux-system: it was there before us",
+        "delete Deployment flux-system/source-controller None",
+        "release terraforms.infra.example of finalizers.tf tf.dependency.of.*",
+        "release gitrepositories.source.toolkit.fluxcd.io of finalizers.fluxcd.io",
+        "delete GitRepository flux-system/flux-system None",
+        "delete Service flux-system/source-controller None",
+        "delete CustomResourceDefinition terraforms.infra.example NoObjects",
+        "delete CustomResourceDefinition gitrepositories.source.toolkit.fluxcd.io NoObjects",
+    ];
+    assert_eq!(words(&removal(&owner(), &observed, false)), expected);
     assert_eq!(
-        words(&removal(&owner(), &observed)),
-        [
-            "forget Namespace flux-system: it was there before us",
-            "delete Deployment flux-system/source-controller None",
-            "delete GitRepository flux-system/flux-system None finalizers",
-            "delete Service flux-system/source-controller None",
-            "delete CustomResourceDefinition gitrepositories.source.toolkit.fluxcd.io NoObjects",
-        ]
+        words(&removal(&owner(), &observed, true)),
+        expected.map(|word| word.replace("NoObjects", "None")),
+        "a removal that may delete objects differs in nothing else"
     );
     observed.inventory.entries.values_mut().for_each(|e| e.created = true);
-    assert_eq!(words(&removal(&owner(), &observed)).last().unwrap(), "delete Namespace flux-system OursAndEmpty");
+    let plan = removal(&owner(), &observed, true);
+    assert_eq!(words(&plan).last().unwrap(), "delete Namespace flux-system OursAndEmpty");
+}
+
+/// Pods may outlive their Deployment, and a controller that was replaced by somebody is not ours to end.
+#[test]
+fn a_removal_waits_for_pods_whose_deployment_is_gone() {
+    let mut observed = installed_with_finalizers();
+    let deployment = deployments().key(Some("flux-system".to_owned()), "source-controller".to_owned());
+    let of = |observed: &Observed| {
+        let steps = words(&removal(&owner(), observed, false));
+        steps.into_iter().filter(|word| word.contains("Deployment")).collect::<Vec<_>>()
+    };
+    observed.live.remove(&deployment);
+    assert_eq!(of(&observed), ["forget Deployment flux-system/source-controller: it is gone"]);
+    observed.inventory.entries.get_mut(&deployment).unwrap().pods = Some("app=source-controller".to_owned());
+    assert_eq!(of(&observed), ["delete Deployment flux-system/source-controller None"]);
+    observed.live.insert(deployment, Live { uid: "another".to_owned(), ..Live::default() });
+    assert_eq!(of(&observed), ["forget Deployment flux-system/source-controller: another object has its name now"]);
+}
+
+#[test]
+fn finalizers_of_crds_that_stay_are_remembered_and_circles_end() {
+    let before = installed_with_finalizers();
+    let less = set(vec![object(&definitions(), "gitrepositories.source.toolkit.fluxcd.io", "a")]);
+    let less = less.with_finalizers(&components());
+    let crds = |plan: &Plan| plan.intent.finalizers.iter().map(|f| f.crd.clone()).collect::<Vec<_>>();
+    let both = ["terraforms.infra.example", "gitrepositories.source.toolkit.fluxcd.io"];
+    assert_eq!(crds(&plan(&owner(), &less, &before, &Policy::default())), both);
+    let nothing = Observed::default();
+    assert_eq!(crds(&plan(&owner(), &less, &nothing, &Policy::default())), both[1..]);
+
+    let names: Vec<String> = (0..64).map(|i| format!("c{i}")).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let circle: Vec<Component> = all.iter().map(|name| component(name, &all, &["a.b"], &["f"])).collect();
+    assert_eq!(set(Vec::new()).with_finalizers(&circle).finalizers, []);
+}
+
+#[test]
+fn only_finalizers_that_the_bundle_names_are_ours() {
+    let patterns = ["finalizers.tf".to_owned(), "tf.dependency.of.*".to_owned()];
+    for (finalizer, expected) in
+        [("finalizers.tf", true), ("finalizers.tf.x", false), ("tf.dependency.of.a", true), ("tf.dependency", false)]
+    {
+        assert_eq!(is_ours(finalizer, &patterns), expected, "{finalizer}");
+    }
+    let all = ["foregroundDeletion", "example.com/hold"].map(str::to_owned);
+    assert_eq!(foreign(&all), ["example.com/hold"]);
 }
 
 #[test]

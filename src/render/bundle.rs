@@ -237,7 +237,7 @@ mod tests {
             ),
             (
                 edited(manifest, "image: extra,", "image: extra, tga: x,"),
-                "components[1].tga is not a field; allowed are: crds, default, digest, featureGates, flags, image, images, name, profiles, registry, requires",
+                "components[1].tga is not a field; allowed are: crds, default, digest, featureGates, finalizers, flags, image, images, name, profiles, registry, requires",
             ),
             (edited(manifest, "image: extra, ", ""), "components[1].image is missing"),
             (edited(manifest, "tag: v1", "tag: 1"), "components[0].tag is of type number; it has to be of type string"),

@@ -32,6 +32,16 @@ impl Kind {
         Self::of("", "ConfigMap", "configmaps", true)
     }
 
+    /// Pods.
+    pub fn pod() -> Self {
+        Self::of("", "Pod", "pods", true)
+    }
+
+    /// Namespaces.
+    pub fn namespace() -> Self {
+        Self::of("", "Namespace", "namespaces", false)
+    }
+
     fn of(group: &str, kind: &str, plural: &str, namespaced: bool) -> Self {
         Self {
             group: group.to_owned(),

@@ -1,5 +1,6 @@
 //! What is counted. Names and help texts are the interface: they say what to alert on.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,16 @@ struct PassLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DriftLabels {
+    instance: String,
+    kind: String,
+    manager: String,
+}
+
+/// Field managers that get a label of their own; anybody can invent names for them.
+const MANAGERS: usize = 32;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InstanceLabels {
     instance: String,
 }
@@ -29,6 +40,8 @@ pub struct Metrics {
     passes: Family<PassLabels, Counter>,
     seconds: Histogram,
     ready: Family<InstanceLabels, Gauge>,
+    drift: Family<DriftLabels, Counter>,
+    managers: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Default for Metrics {
@@ -48,7 +61,14 @@ impl Default for Metrics {
             "1 while the instance is Ready; alert on 0 for longer than spec.timeout",
             ready.clone(),
         );
-        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready }
+        let drift = Family::default();
+        registry.register(
+            "drift",
+            "Changes of installed objects by others, by kind and by the field manager that did it; alert on a lasting rate",
+            drift.clone(),
+        );
+        let managers = Arc::default();
+        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready, drift, managers }
     }
 }
 
@@ -62,6 +82,22 @@ impl Metrics {
     /// An instance is, or is not, Ready.
     pub fn instance(&self, instance: &str, ready: bool) {
         self.ready.get_or_create(&InstanceLabels { instance: instance.to_owned() }).set(i64::from(ready));
+    }
+
+    /// Somebody changed or deleted what was installed.
+    pub fn drift(&self, instance: &str, kind: &str, manager: Option<&str>) {
+        let mut known = self.managers.lock().unwrap_or_else(PoisonError::into_inner);
+        let manager = match manager {
+            None => "unknown",
+            Some(manager) if known.contains(manager) => manager,
+            Some(manager) if known.len() < MANAGERS => {
+                known.insert(manager.to_owned());
+                manager
+            }
+            Some(_) => "other",
+        };
+        let labels = DriftLabels { instance: instance.to_owned(), kind: kind.to_owned(), manager: manager.to_owned() };
+        self.drift.get_or_create(&labels).inc();
     }
 
     /// An instance is gone.

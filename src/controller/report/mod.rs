@@ -1,6 +1,8 @@
 //! Step 7, client required (hub): what happened becomes status, then events; picks when to look again. What is said is
 //! decided in [`status`], which has neither client nor clock.
 
+mod drift;
+mod removal;
 mod status;
 
 use std::time::Duration;
@@ -14,8 +16,11 @@ use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
+pub(super) use self::removal::is_abandoned;
+use self::removal::{abandoned, held, removed, stuck};
 use self::status::{Next, begin, compose, effects, kept};
 use super::events::{Word, about, publish};
+use super::execute::{Executed, Going};
 use super::remove::Removal;
 use super::{Ctx, FINALIZER, Memory, Run, StepError, revisions};
 use crate::api::condition::{self, Verdict, find, set};
@@ -107,17 +112,16 @@ pub(super) async fn report(
     if run.applied {
         say_kept(ctx, instance, memory, &run.executed.kept).await;
     }
-    match next {
-        Next::Interval => {
+    let pause = match next {
+        Next::Backoff => backoff(memory),
+        Next::Interval | Next::Soon(_) => {
             memory.failures = 0;
-            Action::requeue(jitter(super::resolve::interval(instance).unwrap_or(BACKOFF_LAST)))
+            let interval = || jitter(super::resolve::interval(instance).unwrap_or(BACKOFF_LAST));
+            let pause = if let Next::Soon(pause) = next { pause } else { interval() };
+            run.drift.wake.map_or(pause, |wake| pause.min(wake))
         }
-        Next::Soon(pause) => {
-            memory.failures = 0;
-            Action::requeue(pause)
-        }
-        Next::Backoff => Action::requeue(backoff(memory)),
-    }
+    };
+    Action::requeue(pause)
 }
 
 /// Says what was left on purpose, once for as long as it stays the same.
@@ -169,12 +173,14 @@ pub(super) async fn removal(
                 Err(_) => Action::requeue(backoff(memory)),
             };
         }
-        Ok(Removal::Waiting(text)) => (Verdict::unknown("Uninstalling", text), Duration::from_secs(1)),
+        Ok(Removal::Waiting(text)) => {
+            // What others hold may take days.
+            memory.waits = memory.waits.saturating_add(1);
+            (Verdict::unknown("Uninstalling", text), Duration::from_secs(if memory.waits < 60 { 1 } else { 10 }))
+        }
         Err(error) => {
             tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "removal failed");
-            let text = format!(
-                "{error}. Nothing is forgotten: removal goes on when this is solved; set deletionPolicy to Orphan to leave the cluster as it is"
-            );
+            let text = stuck(error, instance);
             if error.is_about_reaching() {
                 set(
                     &mut status.conditions,
@@ -199,6 +205,21 @@ pub(super) async fn removal(
         tracing::warn!(instance = %instance.name_any(), %error, "status could not be written");
     }
     Action::requeue(pause)
+}
+
+/// Says what a removal has done.
+pub(super) async fn say_removed(ctx: &Ctx, instance: &FluxInstance, executed: &Executed) {
+    publish(ctx, instance, removed(executed).into_iter().collect()).await;
+}
+
+/// Says who holds a removal up.
+pub(super) async fn say_held(ctx: &Ctx, instance: &FluxInstance, by: &[Going]) {
+    publish(ctx, instance, held(by).into_iter().collect()).await;
+}
+
+/// Says what is left behind on a cluster that is let go of.
+pub(super) async fn say_abandoned(ctx: &Ctx, instance: &FluxInstance) {
+    publish(ctx, instance, vec![abandoned(instance)]).await;
 }
 
 /// An object that does not even parse: said on the object itself, and nothing else stops.

@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::super::assess::{Assessment, sentence};
 use super::super::events::Word;
 use super::super::{Run, StepError};
+use super::drift;
 use crate::api::condition::{self, Verdict, find};
 use crate::api::{
     ClusterStatus, FluxInstance, FluxInstanceStatus, Held, HistoryEntry, OnFailure, Outcome, PlanStatus, Revision,
@@ -17,7 +18,7 @@ use crate::bundle::{ArtifactError, Provenance};
 use crate::plan::goal::Goal;
 use crate::plan::health::Health;
 use crate::plan::progress::{HEALTH, Standing, advance, complete, remaining};
-use crate::plan::{BundleRef, Plan, Reason, Step, takeover};
+use crate::plan::{BundleRef, Plan, takeover};
 use crate::render::ObjectKey;
 
 /// Entries of `status.history`.
@@ -223,9 +224,16 @@ pub(super) fn compose(
     finish_history(&mut draft.status, run, &ready, now);
     let (ready, next) = held(&mut draft, instance, run, ready, next);
     let (ready, next) = blocked(&mut draft, instance, run, ready, next);
+    if run.plan.is_some() {
+        match drift::verdict(run) {
+            Some(verdict) => draft.say(condition::DRIFTED, verdict),
+            None => condition::clear(&mut draft.status.conditions, condition::DRIFTED),
+        }
+    }
     // What is on its way out may be of a kind that no watch tells of.
     let next = if next == Next::Interval && !run.executed.going.is_empty() { Next::Soon(WAITING) } else { next };
     let mut words = news(old, &ready);
+    words.extend(claimed(&mut draft, run));
     words.extend(moved(old, run));
     words.extend(run.refused.iter().map(|why| Word {
         warning: true,
@@ -505,25 +513,7 @@ fn finish_history(status: &mut FluxInstanceStatus, run: &Run, ready: &Verdict, n
 
 /// What was repaired or pruned, said once.
 pub(super) fn effects(run: &Run) -> Vec<Word> {
-    let mut words = Vec::new();
-    let is_repair = run.plan.as_ref().is_some_and(|plan| plan.unchanged > 0);
-    let drifted: Vec<String> = run
-        .plan
-        .iter()
-        .flat_map(|plan| &plan.steps)
-        .filter_map(|step| match step {
-            Step::Apply { reason: Reason::Drifted, object, .. } => {
-                Some(format!("{} was changed by somebody else", object.key))
-            }
-            Step::Apply { reason: Reason::Missing, object, .. } if is_repair => {
-                Some(format!("{} was missing", object.key))
-            }
-            _ => None,
-        })
-        .collect();
-    if !drifted.is_empty() && run.applied {
-        words.push(Word { warning: false, reason: "DriftCorrected", note: format!("repaired: {}", first(&drifted)) });
-    }
+    let mut words = drift::words(run);
     if let Some(note) = run.plan.as_ref().and_then(|plan| takeover::said(plan, &run.executed.applied)) {
         words.push(Word { warning: false, reason: "TakenOver", note });
     }
@@ -534,13 +524,28 @@ pub(super) fn effects(run: &Run) -> Vec<Word> {
     words
 }
 
+/// Says on the owner's side too that another instance wants what it has; an event when that is new.
+fn claimed(draft: &mut Draft, run: &Run) -> Option<Word> {
+    if run.claimants.is_empty() {
+        condition::clear(&mut draft.status.conditions, condition::CLAIMED);
+        return None;
+    }
+    let note = format!(
+        "FluxInstance {} wants this namespace of this cluster too, and is refused; delete it, or point it to another cluster",
+        first(&run.claimants)
+    );
+    let known = find(&draft.status.conditions, condition::CLAIMED).is_some_and(|c| c.message == note);
+    draft.say(condition::CLAIMED, Verdict::yes("NamespaceClaimed", &note));
+    (!known).then_some(Word { warning: true, reason: "NamespaceClaimed", note })
+}
+
 /// What was left on purpose.
 pub(super) fn kept(list: &[(ObjectKey, &'static str)]) -> Option<Word> {
     let texts: Vec<String> = list.iter().map(|(key, why)| format!("{key} was not deleted: {why}")).collect();
     (!texts.is_empty()).then(|| Word { warning: true, reason: "Kept", note: first(&texts) })
 }
 
-fn first(list: &[String]) -> String {
+pub(super) fn first(list: &[String]) -> String {
     match list {
         [] => String::new(),
         [one] => one.clone(),

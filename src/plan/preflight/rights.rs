@@ -109,7 +109,8 @@ pub(super) fn needs(case: &Case) -> Vec<Need> {
                     add(Subject::of(&kind, key.namespace.as_deref(), Some(name)), &["patch"], Some(key));
                 }
             }
-            Step::Await { .. } | Step::Forget { .. } => {}
+            // Only a removal releases, and no preflight looks at one.
+            Step::Await { .. } | Step::Release { .. } | Step::Forget { .. } => {}
         }
     }
     // The inventory.
