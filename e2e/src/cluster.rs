@@ -419,6 +419,21 @@ impl Cluster {
         locked(&self.api).as_ref().context("the API server is stopped")?.signal(signal)
     }
 
+    /// Freezes etcd: the API server answers, but knows of nothing and can store nothing. What it was told meanwhile may be
+    /// committed later on.
+    pub fn pause_etcd(&self) -> Result<()> {
+        self.etcd()?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a frozen etcd go on.
+    pub fn resume_etcd(&self) -> Result<()> {
+        self.etcd()?.signal(Signal::SIGCONT)
+    }
+
+    fn etcd(&self) -> Result<&Process> {
+        self.others.iter().find(|process| process.name() == "etcd").context("there is no etcd")
+    }
+
     /// Kills the API server: connections are refused. Its data stay in etcd.
     pub fn stop_api(&self) {
         locked(&self.api).take();

@@ -15,6 +15,7 @@ pub mod kubeconfig;
 mod kubelet;
 mod ports;
 pub mod process;
+pub mod proxy;
 pub mod registry;
 mod say;
 pub mod sigstore;
@@ -23,6 +24,7 @@ pub mod tools;
 pub use audit::{AuditEvent, AuditMark};
 pub use bed::{Target, clusters_or_bed};
 pub use cluster::{Cluster, Kind, Options, Token};
+pub use proxy::{Fault, Faults, Phase, Proxy, Write};
 pub use registry::{Registry, RegistryOptions, Tls};
 
 #[cfg(test)]

@@ -87,6 +87,11 @@ impl Process {
         Ok(Self { name: launch.name.clone(), child, log: launch.log.clone() })
     }
 
+    /// Its name for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -3,8 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Kind, Options, shared};
-use crate::process::alive;
+use crate::cluster::{Cluster, Kind, Options, Token, shared};
+use crate::process::{Launch, Process, alive};
+use crate::proxy::{Fault, Faults, Phase, Proxy};
 use crate::registry::{Registry, RegistryOptions};
 use crate::{AuditMark, http};
 
@@ -336,4 +337,72 @@ fn nothing_outlives_a_killed_test() {
     let patience = Duration::from_secs(5);
     eventually("its processes are gone", patience, || pids.iter().all(|&pid| !alive(pid)));
     eventually("its files are gone", patience, || !run_dir.exists());
+}
+
+#[test]
+fn proxy_fails_at_the_write_it_was_told_to() {
+    let token = Token { token: "t".into(), user: "tested".into(), groups: vec!["system:masters".into()] };
+    let cluster = Cluster::start(&Options { kind: Kind::Plain, tokens: vec![token] }).unwrap();
+    let faults = Faults::default();
+    let proxies = [Proxy::start(&cluster, &faults).unwrap(), Proxy::start(&cluster, &faults).unwrap()];
+    let [api, other] =
+        proxies.each_ref().map(|p| http::Api::new(&p.server, p.ca.as_bytes(), "t", Duration::from_secs(2)).unwrap());
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let write = |api: &http::Api, name: &str| {
+        let body = serde_json::json!({"metadata": {"name": name}});
+        api.request("POST", maps, "application/json", Some(&body)).map(|a| a.code)
+    };
+    let there = |name: &str| api.get(&format!("{maps}/{name}")).is_ok();
+
+    // One count for both; reads, dry runs and leases do not count, and neither does what nobody sent.
+    assert_eq!(write(&api, "a").unwrap(), 201);
+    assert_eq!(write(&other, "b").unwrap(), 201);
+    let body = serde_json::json!({"metadata": {"name": "l"}});
+    api.post("/apis/coordination.k8s.io/v1/namespaces/default/leases", &body).unwrap();
+    api.post(&format!("{maps}?dryRun=All"), &body).unwrap();
+    let writes = faults.writes();
+    assert_eq!(writes.iter().map(|w| w.code).collect::<Vec<_>>(), [201, 201]);
+    assert_eq!(writes[1].path, maps);
+    assert_eq!(writes[1].body["metadata"]["name"], "b");
+
+    // Refused so many times, for the same object only.
+    faults.arm(2, Fault::Refuse { code: 422, retry_after: None, times: 2 });
+    assert_eq!(write(&api, "c").unwrap(), 201);
+    assert_eq!([write(&api, "d").unwrap(), write(&api, "d").unwrap(), write(&api, "d").unwrap()], [422, 422, 201]);
+    assert_eq!(faults.struck().unwrap(), format!("POST {maps}"));
+    assert_eq!(faults.writes().iter().map(|w| w.code).collect::<Vec<_>>(), [201, 0, 0, 201]);
+
+    // Committed, and the answer never comes: at once, or only when patience ends.
+    faults.arm(1, Fault::Reset);
+    let asked = Instant::now();
+    write(&api, "e").unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(1) && there("e"));
+    faults.arm(1, Fault::Silence);
+    write(&api, "f").unwrap_err();
+    assert!(asked.elapsed() > Duration::from_secs(2) && there("f"));
+    assert_eq!(write(&api, "g").unwrap(), 201, "others are not held up");
+
+    // Killed at exactly that moment.
+    for (phase, name, committed, answered) in
+        [(Phase::Before, "h", false, false), (Phase::Committed, "i", true, false), (Phase::Answered, "j", true, true)]
+    {
+        let launch = Launch {
+            name: "victim".into(),
+            program: "sleep".into(),
+            args: vec!["60".into()],
+            dir: cluster.dir().to_owned(),
+            log: cluster.dir().join("victim.log"),
+            ..Launch::default()
+        };
+        let victim = Process::spawn(&launch).unwrap();
+        faults.victim(victim.pid());
+        faults.arm(1, Fault::Kill(phase));
+        assert_eq!(write(&api, name).is_ok(), answered, "{phase:?}");
+        assert_eq!(there(name), committed, "{phase:?}");
+        eventually("it is dead", Duration::from_secs(1), || !alive(victim.pid()));
+    }
+
+    // Nothing is left of it.
+    drop(proxies);
+    write(&api, "k").unwrap_err();
 }

@@ -61,6 +61,11 @@ impl ClusterError {
         matches!(self, Self::Unreachable(_) | Self::Timeout(_))
     }
 
+    /// How long the server asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if let Self::Throttled(wait) = self { *wait } else { None }
+    }
+
     /// Sorts an answer with an error status.
     pub(super) fn from_status(code: u16, message: String, retry_after: Option<Duration>) -> Self {
         match code {
@@ -94,6 +99,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
+        // What rustls says of it is a paragraph about TLS, with a link.
+        if text.contains("without sending TLS close_notify") {
+            return "the connection ended before the answer came".to_owned();
+        }
         if parts.last().is_none_or(|last| !last.contains(&text)) {
             parts.push(text);
         }

@@ -31,6 +31,9 @@ pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=m
 /// Ask for a list of metadata only.
 pub(super) const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
+/// Longest pause within a pass that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// No honest answer to what we ask is larger; a hostile one must not eat our memory.
 const ANSWER_LIMIT: usize = 16 << 20;
 
@@ -77,7 +80,13 @@ where
         .with_factor(3.0)
         .with_max_times(3)
         .with_jitter();
-    request.retry(pauses).when(|e| matches!(e, ClusterError::Throttled(_) | ClusterError::Failed(_))).await
+    // A server that asks for more patience than that gets it, by way of the next pass.
+    let is_short = |e: &ClusterError| e.retry_after().is_none_or(|wait| wait <= LONGEST_PAUSE);
+    request
+        .retry(pauses)
+        .when(|e| matches!(e, ClusterError::Throttled(_) | ClusterError::Failed(_)) && is_short(e))
+        .adjust(|e, pause| pause.map(|p| p.max(e.retry_after().unwrap_or_default())))
+        .await
 }
 
 /// An answer, whatever it says.

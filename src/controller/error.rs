@@ -1,5 +1,7 @@
 //! What can go wrong in a pass: one variant per step, each with a word for programs and what can help.
 
+use std::time::Duration;
+
 use crate::api::ParseDurationError;
 use crate::bundle::ArtifactError;
 use crate::cluster::{ClusterError, KubeconfigRejected};
@@ -195,6 +197,15 @@ impl StepError {
             Self::Cluster(error) => refused(error),
             Self::Apply(list) | Self::Prune(list) => list.iter().all(|(_, error)| refused(error)),
             _ => false,
+        }
+    }
+
+    /// How long the API server asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Cluster(error) | Self::Migration { cause: error, .. } => error.retry_after(),
+            Self::Apply(list) | Self::Prune(list) => list.iter().filter_map(|(_, e)| e.retry_after()).max(),
+            _ => None,
         }
     }
 

@@ -22,7 +22,7 @@ mod survey;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -93,6 +93,8 @@ pub struct Memory {
     held: Option<remove::Held>,
     /// How often a removal had to wait.
     waits: u32,
+    /// Until then the API server wants to be left alone, whatever its watches tell.
+    patience: Option<Instant>,
     /// What was last said to be kept on purpose.
     kept: Vec<ObjectKey>,
 }
@@ -198,13 +200,16 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     let uid = instance.uid().unwrap_or_default();
     let memory = ctx.memory(&uid);
     let mut memory = memory.lock().await;
-    let version = instance.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0);
-    if let Some((written, status)) = &memory.status
-        && *written > version
-    {
-        instance.status = Some(status.clone());
+    if let Some(rest) = memory.patience.and_then(|until| until.checked_duration_since(Instant::now())) {
+        return Ok(Action::requeue(rest));
     }
-    let started = std::time::Instant::now();
+    let version = instance.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0);
+    match &memory.status {
+        Some((written, status)) if *written > version => instance.status = Some(status.clone()),
+        // What is stored is as new, and may hold more: a write that was never answered.
+        _ => memory.status = None,
+    }
+    let started = Instant::now();
 
     if instance.metadata.deletion_timestamp.is_some() {
         let gone = remove::remove(&ctx, &instance, &mut memory).await;

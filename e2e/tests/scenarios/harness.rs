@@ -274,6 +274,14 @@ impl Site {
         self.request("PATCH", path, Some(("application/merge-patch+json", change))).unwrap()
     }
 
+    /// The same, if the object is there.
+    pub(crate) fn merge_if_there(&self, path: &str, change: &Value) {
+        match self.request("PATCH", path, Some(("application/merge-patch+json", change))) {
+            Ok(_) | Err((404, _)) => {}
+            Err(error) => panic!("PATCH {path}: {error:?}"),
+        }
+    }
+
     /// Deletes an object, if it is there.
     pub(crate) fn delete(&self, path: &str) {
         match self.request("DELETE", path, None) {
@@ -478,6 +486,11 @@ impl<'a> Tenant<'a> {
             }
         }
         panic!("the operator did not become ready:\n{}", self.log());
+    }
+
+    /// Process id of the operator.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running().as_ref().map(|(process, _)| process.pid()).expect("the operator was started")
     }
 
     /// SIGKILL: no chance to finish anything.

@@ -13,14 +13,21 @@
 
 mod bad_bundles;
 mod bad_input;
+mod claims;
 mod cli;
 mod content;
+mod crash;
 mod docs;
 mod drift;
 mod failure;
+mod faults;
 mod harness;
 mod interop;
+mod ladder;
+mod lane;
 mod lifecycle;
+mod live;
+mod operation;
 mod preflight;
 mod pulling;
 mod rbac;

@@ -5,7 +5,7 @@ mod drift;
 mod removal;
 mod status;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -113,7 +113,11 @@ pub(super) async fn report(
         say_kept(ctx, instance, memory, &run.executed.kept).await;
     }
     let pause = match next {
-        Next::Backoff => backoff(memory),
+        Next::Backoff => {
+            let asked = result.as_ref().err().and_then(StepError::retry_after);
+            memory.patience = asked.map(|wait| Instant::now() + wait);
+            backoff(memory).max(asked.unwrap_or_default())
+        }
         Next::Interval | Next::Soon(_) => {
             memory.failures = 0;
             let interval = || jitter(super::resolve::interval(instance).unwrap_or(BACKOFF_LAST));
@@ -265,15 +269,17 @@ async fn write(
     old: &FluxInstanceStatus,
     new: &FluxInstanceStatus,
 ) -> Result<(), StepError> {
-    if old == new {
-        return Ok(());
-    }
     let (mut old_value, new_value) = (json!({"status": old}), json!({"status": new}));
     // A first status has to be written even where it says nothing yet.
     if instance.status.is_none() && memory.status.is_none() {
         old_value = json!({});
     }
-    let patch = Patch::Merge(merge_patch(&old_value, &new_value));
+    // Compared as they are stored: times have parts of seconds here, and not there.
+    let change = merge_patch(&old_value, &new_value);
+    if change == json!({}) {
+        return Ok(());
+    }
+    let patch = Patch::Merge(change);
     let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
     let name = instance.name_any();
     let params = PatchParams::default();

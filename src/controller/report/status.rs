@@ -241,6 +241,12 @@ pub(super) fn compose(
         note: format!("there is no going back: {why}"),
     }));
     draft.say(condition::READY, ready);
+    // What was said and taken back within this pass is no transition.
+    for condition in &mut draft.status.conditions {
+        if let Some(before) = find(&old.conditions, &condition.type_).filter(|c| c.status == condition.status) {
+            condition.last_transition_time = before.last_transition_time.clone();
+        }
+    }
     (draft.status, words, next)
 }
 
@@ -558,8 +564,8 @@ mod tests {
     use super::*;
     use crate::api::condition::find;
     use crate::cluster::ClusterError;
-    use crate::plan::Owner;
     use crate::plan::health::Health;
+    use crate::plan::{Blocked, Owner};
     use crate::render::Kind;
 
     fn at(second: i64) -> Time {
@@ -600,9 +606,8 @@ mod tests {
         }
     }
 
-    /// The status of an instance whose change began at second 100.
-    fn begun() -> FluxInstanceStatus {
-        let plan = Plan {
+    fn plan() -> Plan {
+        Plan {
             owner: Owner { namespace: "b".into(), name: "a".into(), uid: "u".into() },
             bundle: Some(bundle()),
             config: "c".to_owned(),
@@ -612,12 +617,29 @@ mod tests {
             keeps_definitions: false,
             blocked: None,
             intent: crate::plan::Inventory::default(),
-        };
-        begin(&FluxInstanceStatus::default(), Some(3), &Run::default(), &plan, &at(100)).unwrap()
+        }
+    }
+
+    /// The status of an instance whose change began at second 100.
+    fn begun() -> FluxInstanceStatus {
+        begin(&FluxInstanceStatus::default(), Some(3), &Run::default(), &plan(), &at(100)).unwrap()
     }
 
     fn line(status: &FluxInstanceStatus, type_: &str) -> String {
         find(&status.conditions, type_).map(|c| format!("{} {}: {}", c.status, c.reason, c.message)).unwrap_or_default()
+    }
+
+    /// Another look at the same, an hour later.
+    #[test]
+    fn what_stays_the_same_keeps_its_times() {
+        let mut run = run(Assessment::default());
+        let blocked = Blocked { digest: "sha256:d".into(), deletions: vec![Kind::crd().key(None, "x".into())], of: 9 };
+        run.plan = Some(Plan { blocked: Some(blocked), ..plan() });
+        let instance = instance();
+        let (first, ..) = compose(&begun(), &instance, &run, None, &at(200));
+        assert!(line(&first, "Stalled").starts_with("True PruneBlocked: "), "{}", line(&first, "Stalled"));
+        let (second, ..) = compose(&first, &instance, &run, None, &at(3_800));
+        assert_eq!(second, first);
     }
 
     #[test]
