@@ -109,6 +109,10 @@ YAML
     verify: {secretRef: {name: bundle-keys}}
     version: "$2"
 YAML
+  # Only the cluster us syncs anything in this demo.
+  if [ "$1" = us ] && [ -n "$syncs" ]; then
+    echo "  sync: {kind: OCIRepository, url: \"oci://$REGISTRY/fleet/us\", ref: latest, insecure: true, interval: 30s}"
+  fi
 }
 
 answers() { # PORT PATH
@@ -144,7 +148,7 @@ if [ -n "${BED_KUBECONFIGS:-}" ]; then
   [ ${#own[@]} = 3 ] || fail "BED_KUBECONFIGS: expected three kubeconfigs (hub:eu:us), found ${#own[@]}"
   clusters=0
 fi
-(trap '' INT HUP; exec "$BED" up --clusters "$clusters" --kind full --registry) >"$work/bed.txt" || { cat "$work/bed.txt"; fail 'the clusters did not start'; }
+(trap '' INT HUP; exec "$BED" up --clusters "$clusters" --kind flux --registry) >"$work/bed.txt" || { cat "$work/bed.txt"; fail 'the clusters did not start'; }
 KUBECTL=$(sed -n 's/^kubectl: *//p' "$work/bed.txt")
 REGISTRY=$(sed -n 's/^registry: *\([^ ]*\).*/\1/p' "$work/bed.txt")
 mapfile -t files < <(sed -n 's/^ *kubeconfig: *//p' "$work/bed.txt")
@@ -169,7 +173,7 @@ for context in "${contexts[@]}"; do
   show "kubectl --context $context get nodes,deployments -A"
   kubectl --context "$context" get nodes,deployments -A 2>&1
 done
-note "real kube-apiserver, etcd, controller-manager and scheduler; kwok plays the kubelet, so Pods run in name only"
+note "real kube-apiserver, etcd and controller-manager; the real source-, kustomize- and notification-controller run as processes, all else in name only"
 
 heading 'Bundles: build, push, sign'
 run headwater bundle build bundles/flux --output "$work/dist"
@@ -231,6 +235,44 @@ operator=$!
 wait_for 'the operator is ready' answers "$health" /readyz
 note "ready; its log: $work/operator.log"
 
+# Real controllers sync only where they reach the registry of this machine.
+syncs=$([ -n "${BED_KUBECONFIGS:-}" ] || echo yes)
+FLUX=$("$BED" tool flux)
+app() { # MESSAGE: what the cluster us syncs
+  mkdir -p "$work/us"
+  printf '{apiVersion: v1, kind: ConfigMap, metadata: {name: app, namespace: default}, data: {message: "%s"}}\n' "$1" >"$work/us/app.yaml"
+  run timeout "$PATIENCE" "$FLUX" push artifact "oci://$REGISTRY/fleet/us:latest" --path "$work/us" --source demo --revision "latest@sha1:$(date +%s)" --insecure-registry
+}
+message() { kubectl --context us get configmap app -o 'jsonpath={.data.message}'; }
+says() { [ "$(message)" = "$1" ]; }
+
+heading 'One of the clusters has Flux already, as `flux bootstrap` leaves it'
+"$BED" manifests 2.8.8 >"$work/gotk.yaml"
+as_flux() { kubectl --context us apply --server-side --force-conflicts --field-manager flux -f "$1"; }
+show 'flux bootstrap    # its manifests and its root Kustomization, under its field manager'
+wait_for 'the manifests of flux are applied' as_flux "$work/gotk.yaml"
+if [ -n "$syncs" ]; then
+  mkdir -p "$work/us"; cp "$work/gotk.yaml" "$work/us/gotk-components.yaml"
+  app one
+  cat >"$work/us/gotk-sync.yaml" <<YAML
+apiVersion: source.toolkit.fluxcd.io/v1
+kind: OCIRepository
+metadata: {name: flux-system, namespace: flux-system}
+spec: {interval: 5s, url: "oci://$REGISTRY/fleet/us", insecure: true, ref: {tag: latest}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: flux-system, namespace: flux-system}
+spec: {interval: 10s, path: ./, prune: true, sourceRef: {kind: OCIRepository, name: flux-system}}
+YAML
+  wait_for 'the root Kustomization is applied' as_flux "$work/us/gotk-sync.yaml"
+  wait_for 'the cluster syncs' says one
+fi
+standing() { kubectl --context us get deployments -n flux-system -o 'custom-columns=NAME:.metadata.name,UID:.metadata.uid,GENERATION:.metadata.generation,IMAGE:.spec.template.spec.containers[*].image'; }
+run standing
+show 'headwater migrate --context us --name us --kubeconfig-secret us-kubeconfig --dry-run'
+headwater migrate --context us --name us --kubeconfig-secret us-kubeconfig --dry-run
+
 heading 'What would happen? `headwater diff` prints the plan the operator will execute'
 instance hub 2.8.x >"$work/hub.yaml"
 instance eu 2.8.8 >"$work/eu.yaml"
@@ -254,7 +296,10 @@ heading 'Install Flux on all three'
 create() { run kubectl apply -f "$work/hub.yaml" -f "$work/eu.yaml" -f "$work/us.yaml"; }
 until_ready 2.8.8 create hub eu us
 run kubectl get fluxinstances -n "$NAMESPACE"
-run kubectl --context eu get deployments -n flux-system
+note 'us was taken over: the same objects, and no Deployment restarted (labels and annotations are a generation too)'
+run standing
+show "kubectl get events -n $NAMESPACE    # of us"
+kubectl get events -n "$NAMESPACE" -o 'custom-columns=ABOUT:.involvedObject.name,REASON:.reason,MESSAGE:.message' | grep -E '^us .*TakenOver' | cut -c1-200
 
 heading 'Upgrade: the hub by a wider range, the others by their version'
 instance hub 2.x >"$work/hub.yaml"
@@ -284,6 +329,32 @@ note 'Flux 2.9.4 runs on:'
 run kubectl --context us get deployments -n flux-system -o 'custom-columns=NAME:.metadata.name,READY:.status.readyReplicas,IMAGE:.spec.template.spec.containers[*].image'
 instance us 2.9.4 >"$work/us.yaml"
 back() { run kubectl apply -f "$work/us.yaml"; }
+until_ready 2.9.4 back us
+
+heading 'An upgrade that fails: signed as it should be, but its images cannot be pulled'
+sed -i 's/^version: 2\.9\.5/version: 2.9.6/; s/^appVersion: .*/appVersion: v2.9.6/' "$work/tampered/2.9.5/version.yaml"
+mv "$work/tampered/2.9.5" "$work/tampered/2.9.6"
+sed -i 's|registry: ghcr.example/not-fluxcd|registry: registry.example/pull-fails|' "$work/tampered/bundle.yaml"
+run headwater bundle build "$work/tampered" --version 2.9.6 --output "$work/dist"
+run headwater bundle push "$work/dist/flux-2.9.6.tar.gz" --to "oci://$REGISTRY/headwater/flux" --insecure
+broken=$(headwater bundle list "oci://$REGISTRY/headwater/flux" --insecure -o json | tr -d '\n' | sed 's/.*"digest": "\([^"]*\)",[^}]*"version": "2.9.6".*/\1/')
+run cosign sign --key cosign.key --signing-config offline.json --allow-http-registry --yes "$REGISTRY/headwater/flux@$broken"
+instance us 2.9.6 | sed 's/^spec:/spec:\n  timeout: 15s/' >"$work/us.yaml"
+started=$(now_ms)
+run kubectl apply -f "$work/us.yaml"
+of_ready() { kubectl get fluxinstance us -n "$NAMESPACE" -o "jsonpath={.status.conditions[?(@.type==\"Ready\")].$1}"; }
+is() { [ "$(of_ready reason)" = "$1" ]; }
+wait_for 'the upgrade is rolled back' is RolledBack
+note "rolled back after$(since "$started"), by itself:"
+of_ready message; echo
+run standing
+if [ -n "$syncs" ]; then
+  note 'the cluster goes on syncing:'
+  app two
+  wait_for 'the sync goes on' says two
+  run message; echo
+fi
+instance us 2.9.4 >"$work/us.yaml"
 until_ready 2.9.4 back us
 
 heading 'History'

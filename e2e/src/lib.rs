@@ -13,6 +13,7 @@ pub mod dirs;
 mod http;
 pub mod kubeconfig;
 mod kubelet;
+pub mod manifests;
 mod ports;
 pub mod process;
 pub mod proxy;

@@ -37,6 +37,11 @@ enum Action {
         /// Its name
         name: String,
     },
+    /// Print the manifests of `flux install` of a version
+    Manifests {
+        /// Version, such as `2.8.8`
+        version: String,
+    },
     /// Run kubectl on one of the clusters: `bed exec 1 -- get pods -A`
     Exec {
         /// Number of the cluster, from 1
@@ -124,6 +129,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print(&format!("export KUBECONFIG='{}'", files.first().map_or("", String::as_str)))?;
         }
         Action::Tool { name } => print(&tool(&name)?.display().to_string())?,
+        Action::Manifests { version } => {
+            for object in headwater_e2e::manifests::flux_install(&version, &[])? {
+                print(&format!("---\n{}", object.value()))?;
+            }
+        }
         Action::Exec { cluster, args } => {
             use std::os::unix::process::CommandExt as _;
             let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };

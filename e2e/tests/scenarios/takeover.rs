@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headwater::registry::{Access, Address, Repository};
-use headwater::render::{Bundle, Object, Settings, render, source, yaml};
+use headwater::render::{Object, yaml};
 use headwater_e2e::tools::tool;
 use headwater_e2e::{AuditMark, Kind};
 use serde_json::{Value, json};
@@ -18,17 +18,8 @@ const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const KUSTOMIZATION: &str = "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/flux-system/kustomizations/flux-system";
 const SOURCE: &str = "/apis/source.toolkit.fluxcd.io/v1/namespaces/flux-system/ocirepositories/flux-system";
 
-/// What `flux install` of a version makes with its default components, as our bundle renders it: `src/render/conformance.rs` shows
-/// that this is the same.
 fn manifests(version: &str, components: &[&str]) -> Vec<Object> {
-    let files = headwater::bundle::read_folder(Path::new(&in_repository("bundles/flux"))).unwrap();
-    let bundle = Bundle::parse(&source::compose(&files, version).unwrap()).unwrap();
-    let settings = Settings {
-        namespace: "flux-system".to_owned(),
-        components: (!components.is_empty()).then(|| components.iter().map(|c| (*c).to_owned()).collect()),
-        ..Settings::default()
-    };
-    render(&bundle, &settings).unwrap()
+    headwater_e2e::manifests::flux_install(version, components).unwrap()
 }
 
 fn text(objects: &[Object]) -> String {
