@@ -47,7 +47,7 @@ tools: build ## Build the test bed's tools that are not in the cache yet (API se
 	@$(BED) build
 
 .PHONY: demo
-demo: ## Install and upgrade Flux on three real clusters on this machine, and show it; KEEP=1 leaves them running
+demo: ## Install, take over, upgrade and roll back Flux on three real clusters on this machine, and show it; KEEP=1 leaves them running
 	@KEEP=$(KEEP) CARGO=$(CARGO) e2e/demo.sh
 
 .PHONY: test

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make demo`: three real clusters and a registry on this machine; installs, upgrades and removes Flux on them and shows it.
+# `make demo`: three real clusters and a registry on this machine; takes one over from `flux bootstrap`, installs Flux on the others, upgrades
+# all, refuses a bundle that was tampered with, rolls back one that fails, removes, and shows it.
 # KEEP=1 leaves everything running; `make bed-down` ends it.
 # BED_KUBECONFIGS=a:b:c uses three clusters of your own (hub first; kind, or any other that this machine reaches) instead.
 set -euo pipefail
@@ -241,8 +242,9 @@ FLUX=$("$BED" tool flux)
 app() { # MESSAGE: what the cluster us syncs
   mkdir -p "$work/us"
   printf '{apiVersion: v1, kind: ConfigMap, metadata: {name: app, namespace: default}, data: {message: "%s"}}\n' "$1" >"$work/us/app.yaml"
-  run timeout "$PATIENCE" "$FLUX" push artifact "oci://$REGISTRY/fleet/us:latest" --path "$work/us" --source demo --revision "latest@sha1:$(date +%s)" --insecure-registry
+  run flux push artifact "oci://$REGISTRY/fleet/us:latest" --path "$work/us" --source demo --revision "latest@sha1:$(date +%s)" --insecure-registry
 }
+flux() { timeout "$PATIENCE" "$FLUX" "$@" 2>&1; }
 message() { kubectl --context us get configmap app -o 'jsonpath={.data.message}'; }
 says() { [ "$(message)" = "$1" ]; }
 
@@ -268,8 +270,8 @@ YAML
   wait_for 'the root Kustomization is applied' as_flux "$work/us/gotk-sync.yaml"
   wait_for 'the cluster syncs' says one
 fi
-standing() { kubectl --context us get deployments -n flux-system -o 'custom-columns=NAME:.metadata.name,UID:.metadata.uid,GENERATION:.metadata.generation,IMAGE:.spec.template.spec.containers[*].image'; }
-run standing
+standing() { run kubectl --context us get deployments -n flux-system -o 'custom-columns=NAME:.metadata.name,UID:.metadata.uid,GENERATION:.metadata.generation,IMAGE:.spec.template.spec.containers[*].image'; }
+standing
 show 'headwater migrate --context us --name us --kubeconfig-secret us-kubeconfig --dry-run'
 headwater migrate --context us --name us --kubeconfig-secret us-kubeconfig --dry-run
 
@@ -296,8 +298,8 @@ heading 'Install Flux on all three'
 create() { run kubectl apply -f "$work/hub.yaml" -f "$work/eu.yaml" -f "$work/us.yaml"; }
 until_ready 2.8.8 create hub eu us
 run kubectl get fluxinstances -n "$NAMESPACE"
-note 'us was taken over: the same objects, and no Deployment restarted (labels and annotations are a generation too)'
-run standing
+note 'us was taken over: the same objects, and no Deployment restarted'
+standing
 show "kubectl get events -n $NAMESPACE    # of us"
 kubectl get events -n "$NAMESPACE" -o 'custom-columns=ABOUT:.involvedObject.name,REASON:.reason,MESSAGE:.message' | grep -E '^us .*TakenOver' | cut -c1-200
 
@@ -347,12 +349,12 @@ is() { [ "$(of_ready reason)" = "$1" ]; }
 wait_for 'the upgrade is rolled back' is RolledBack
 note "rolled back after$(since "$started"), by itself:"
 of_ready message; echo
-run standing
+standing
 if [ -n "$syncs" ]; then
   note 'the cluster goes on syncing:'
   app two
   wait_for 'the sync goes on' says two
-  run message; echo
+  run kubectl --context us get configmap app -o 'jsonpath={.data.message}'; echo
 fi
 instance us 2.9.4 >"$work/us.yaml"
 until_ready 2.9.4 back us

@@ -112,7 +112,8 @@ fn exit(unchanged: bool) -> ExitCode {
     ExitCode::from(u8::from(!unchanged))
 }
 
-pub(super) fn read(file: &Path) -> anyhow::Result<Value> {
+/// The one document of a file, or of standard input.
+pub(super) fn read_one(file: &Path) -> anyhow::Result<Value> {
     let name = file.display().to_string();
     let text = if name == "-" {
         let mut text = String::new();
@@ -121,7 +122,12 @@ pub(super) fn read(file: &Path) -> anyhow::Result<Value> {
     } else {
         std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?
     };
-    let instance = yaml::parse_one(&name, &text)?;
+    Ok(yaml::parse_one(&name, &text)?)
+}
+
+pub(super) fn read(file: &Path) -> anyhow::Result<Value> {
+    let name = file.display();
+    let instance = read_one(file)?;
     if instance["kind"] != "FluxInstance"
         || !instance["apiVersion"].as_str().unwrap_or_default().starts_with("headwater.dev/")
     {

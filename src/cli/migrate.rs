@@ -1,12 +1,13 @@
 //! `headwater migrate`: looks at a cluster on which another tool has installed what our bundles hold, and declares the `FluxInstance` that
-//! keeps it as it is. The operator takes over when that is created.
+//! keeps it as it is. The operator takes over when that is created. Or tells a `FluxInstance` of flux-operator as one of ours.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use kube::api::PostParams;
 use kube::config::KubeConfigOptions;
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt};
 use semver::Version;
 use serde_json::Value;
 
@@ -15,12 +16,16 @@ use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceSpec, KubeConfigRef, 
 use crate::bundle::embedded;
 use crate::cluster::{Cluster, connect, hub_config, with_deadline};
 use crate::plan::takeover::declare::{Sight, declare, difference, disregard_version, patches, settings};
+use crate::plan::takeover::peer::declare_peer;
 use crate::plan::takeover::{Tool, obstacles, owners};
 use crate::plan::{CRD, Foreign, Survey, live_of};
 use crate::render::kinds::builtin;
 use crate::render::{Bundle, Kind, Object, render, yaml};
 
 pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
+    if let Some(file) = &args.filename {
+        return convert(&args, file).await;
+    }
     let hub_config = hub_config().await?;
     let config = match &args.context {
         None => hub_config.clone(),
@@ -31,17 +36,10 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
     };
     let cluster = Cluster::identify(connect(&config)?, false).await?;
     let found = look(&cluster).await?;
-    let mut spec = found.spec;
-    report(&found.version, &found.bundle, &spec, &found.survey);
+    report(&found.version, &found.bundle, &found.spec, &found.survey);
 
     let hub = connect(&hub_config)?;
-    spec.kube_config = args
-        .kubeconfig_secret
-        .as_ref()
-        .map(|name| KubeConfigRef { secret_ref: SecretKeyRef { name: name.clone(), key: None } });
-    let instance = FluxInstance::new(&args.name, spec);
-    let text = written(&instance, &args.namespace)?;
-    ui::out(text.trim_end());
+    let instance = print(&args, "flux", found.spec)?;
     if args.dry_run {
         ui::talk("nothing was written; without --dry-run this FluxInstance is created, and the operator takes over");
         return Ok(());
@@ -53,7 +51,47 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
             args.context.unwrap_or_default()
         );
     }
-    create(&hub, &args, &instance, &cluster, &found.survey).await
+    disable_peers(&cluster, &found.survey).await?;
+    create(&hub, &args.namespace, &instance).await
+}
+
+/// Tells a `FluxInstance` of flux-operator as one of ours. No cluster is looked at.
+async fn convert(args: &MigrateArgs, file: &Path) -> anyhow::Result<()> {
+    let peer = super::diff::read_one(file)?;
+    let declared = declare_peer(&peer).with_context(|| file.display().to_string())?;
+    for note in &declared.notes {
+        ui::talk(note);
+    }
+    for missing in &declared.left_out {
+        ui::talk(format!("left out: {missing}"));
+    }
+    let instance = print(args, &declared.name, declared.spec)?;
+    if args.dry_run {
+        ui::talk("nothing was written; `headwater diff -f` shows what this FluxInstance would do");
+        return Ok(());
+    }
+    if !declared.left_out.is_empty() {
+        bail!(
+            "nothing was created, as {} left out of it (see above): complete what --dry-run prints, and apply it with kubectl",
+            if declared.left_out.len() == 1 {
+                "one thing is".to_owned()
+            } else {
+                format!("{} things are", declared.left_out.len())
+            }
+        );
+    }
+    create(&connect(&hub_config().await?)?, &args.namespace, &instance).await
+}
+
+/// Prints the instance that a spec makes.
+fn print(args: &MigrateArgs, name: &str, mut spec: FluxInstanceSpec) -> anyhow::Result<FluxInstance> {
+    spec.kube_config = args
+        .kubeconfig_secret
+        .as_ref()
+        .map(|name| KubeConfigRef { secret_ref: SecretKeyRef { name: name.clone(), key: None } });
+    let instance = FluxInstance::new(args.name.as_deref().unwrap_or(name), spec);
+    ui::out(written(&instance, &args.namespace)?.trim_end());
+    Ok(instance)
 }
 
 /// What was found on a cluster.
@@ -232,13 +270,8 @@ fn written(instance: &FluxInstance, namespace: &str) -> anyhow::Result<String> {
     Ok(yaml::emit(&value)?)
 }
 
-async fn create(
-    hub: &Client,
-    args: &MigrateArgs,
-    instance: &FluxInstance,
-    cluster: &Cluster,
-    survey: &Survey,
-) -> anyhow::Result<()> {
+/// Makes flux-operator leave alone what would be taken from it.
+async fn disable_peers(cluster: &Cluster, survey: &Survey) -> anyhow::Result<()> {
     for (namespace, name) in survey.others.peers.keys() {
         cluster
             .disable_peer(namespace, name)
@@ -246,13 +279,13 @@ async fn create(
             .with_context(|| format!("FluxInstance {namespace}/{name} of flux-operator"))?;
         ui::talk(format!("disabled FluxInstance {namespace}/{name} of flux-operator"));
     }
-    let api = Api::<FluxInstance>::namespaced(hub.clone(), &args.namespace);
-    with_deadline(api.create(&PostParams::default(), instance))
-        .await
-        .with_context(|| format!("FluxInstance {}/{}", args.namespace, args.name))?;
-    ui::talk(format!(
-        "created FluxInstance {}/{}; `headwater diff` shows what is left to do",
-        args.namespace, args.name
-    ));
+    Ok(())
+}
+
+async fn create(hub: &Client, namespace: &str, instance: &FluxInstance) -> anyhow::Result<()> {
+    let key = format!("FluxInstance {namespace}/{}", instance.name_any());
+    let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
+    with_deadline(api.create(&PostParams::default(), instance)).await.with_context(|| key.clone())?;
+    ui::talk(format!("created {key}; `headwater diff` shows what is left to do"));
     Ok(())
 }

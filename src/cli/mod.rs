@@ -102,12 +102,15 @@ struct DiffArgs {
 
 #[derive(Args)]
 struct MigrateArgs {
+    /// File with one `FluxInstance` of flux-operator, to be told as one of ours without looking at a cluster; - for standard input
+    #[arg(long, short, conflicts_with = "context")]
+    filename: Option<PathBuf>,
     /// Context of the kubeconfig whose cluster is looked at [default: the current one]
     #[arg(long)]
     context: Option<String>,
-    /// Name of the `FluxInstance`
-    #[arg(long, default_value = "flux")]
-    name: String,
+    /// Name of the `FluxInstance` [default: that in the file, or flux]
+    #[arg(long)]
+    name: Option<String>,
     /// Namespace of the `FluxInstance` on the hub, which is the cluster of the current context
     #[arg(long, short, default_value = "headwater-system")]
     namespace: String,

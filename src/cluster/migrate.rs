@@ -31,10 +31,19 @@ pub struct Migrated {
 
 impl Cluster {
     /// Writes all objects of a CRD anew as `kind`, and strikes other versions from `status.storedVersions`. Can be done again at
-    /// any time: what is as it should be is not written.
-    pub async fn migrate(&self, crd: &ObjectKey, kind: &Kind, mixed: bool) -> Result<Migrated, ClusterError> {
+    /// any time: what is as it should be is not written. `rest` gives API servers time to learn of CRDs changed lately.
+    pub async fn migrate(
+        &self,
+        crd: &ObjectKey,
+        kind: &Kind,
+        mixed: bool,
+        rest: bool,
+    ) -> Result<Migrated, ClusterError> {
         if mixed {
             self.settle(kind).await?;
+            if rest {
+                tokio::time::sleep(SETTLE).await;
+            }
         }
         let mut done = Migrated::default();
         let mut from = Some(String::new());
@@ -82,9 +91,7 @@ impl Cluster {
             }
         };
         let timeout = ClusterError::Failed(format!("{} is not stored as {} yet", kind.plural, kind.version));
-        tokio::time::timeout(SETTLE_DEADLINE, wait).await.unwrap_or(Err(timeout))?;
-        tokio::time::sleep(SETTLE).await;
-        Ok(())
+        tokio::time::timeout(SETTLE_DEADLINE, wait).await.unwrap_or(Err(timeout))
     }
 
     /// Writes one object; false when there was nothing to write.

@@ -156,8 +156,10 @@ impl StepError {
             Self::Render(_) => "BuildFailed",
             Self::Preflight(refusal) if refusal.rule == Rule::KubernetesVersion => "KubernetesUnsupported",
             Self::Preflight(_) => "PreflightFailed",
-            Self::Migration { cause: ClusterError::Forbidden(_), .. } => "PermissionDenied",
-            Self::Migration { .. } => "MigrationFailed",
+            Self::Migration { cause, .. } => match reason_of(cause) {
+                "ReconciliationFailed" => "MigrationFailed",
+                reason => reason,
+            },
             Self::NoWay(_) => "NoUpgradePath",
             Self::Downgrade { .. } | Self::NotServed(_) | Self::TakeoverDowngrade { .. } => "DowngradeRefused",
             Self::Apply(list) => list.first().map_or("ReconciliationFailed", |(_, e)| reason_of(e)),

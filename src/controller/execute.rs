@@ -110,6 +110,8 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
     // Applies of one stage that stand together go out side by side; everything else is a step of its own.
     let mut batch: Vec<(Arc<Desired>, Option<String>)> = Vec::new();
     let mut stage = Stage::Migration;
+    // API servers have had time to learn of the CRDs since one was changed.
+    let mut rested = false;
     for (index, step) in plan.steps.iter().enumerate() {
         if is_deletion(step) {
             break;
@@ -129,6 +131,7 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
         match step {
             Step::Apply { object, .. } if done.applied.contains(&object.key) && stage != Stage::Migration => {}
             Step::Apply { object, replaces, reason, .. } => {
+                rested &= object.key.kind != CRD;
                 batch.push((Arc::clone(object), replaces.clone()));
                 if *reason == Reason::Detour {
                     apply_all(cluster, plan, std::mem::take(&mut batch), record, done).await?;
@@ -137,12 +140,11 @@ async fn steps(cluster: &Cluster, plan: &Plan, record: &mut Inventory, done: &mu
                 }
             }
             Step::Migrate { key, kind, mixed, .. } => {
-                let migrated = cluster.migrate(key, kind, *mixed).await.map_err(|cause| StepError::Migration {
-                    crd: key.name.clone(),
-                    version: kind.version.clone(),
-                    cause,
+                let migrated = cluster.migrate(key, kind, *mixed, !rested).await.map_err(|cause| {
+                    StepError::Migration { crd: key.name.clone(), version: kind.version.clone(), cause }
                 })?;
                 tracing::info!(crd = %key.name, version = %kind.version, objects = migrated.objects, written = migrated.written, "migrated");
+                rested |= *mixed;
                 if stage == Stage::Sweep {
                     record.sweep.remove(&key.name);
                 }

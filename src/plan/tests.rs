@@ -1,10 +1,14 @@
 //! Test code: may read files. What the planner decides, as tables and properties.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::api::bundle::Component;
 use crate::api::{Drift, DriftIgnore, DriftMode};
+use crate::render::Object;
 
 fn owner() -> Owner {
     Owner { namespace: "fleet".to_owned(), name: "eu-west-7".to_owned(), uid: "u".to_owned() }

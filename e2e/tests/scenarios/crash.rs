@@ -6,12 +6,16 @@ use headwater_e2e::{Fault, Kind, Phase};
 
 use crate::harness::Site;
 use crate::lane::Lane;
-use crate::operation::{Operation, in_turn, install, leap, prune, rollback, uninstall, upgrade};
+use crate::operation::{Operation, Outcome, in_turn, install, leap, others_left, prune, rollback, takeover, uninstall};
 
 fn killed_at_every_write(operation: &Operation) {
+    killed_and_judged(operation, |_, _, _| None);
+}
+
+fn killed_and_judged(operation: &Operation, judge: impl Fn(&Fault, &str, &Outcome) -> Option<String>) {
     let site = Site::hub(Kind::Plain);
     let phases = [Phase::Committed, Phase::Before, Phase::Answered].map(Fault::Kill);
-    operation.enumerate(&Lane::new(&site), |n| in_turn(n, &phases), |_, _, _| None);
+    operation.enumerate(&Lane::new(&site), |n| in_turn(n, &phases), judge);
 }
 
 /// An install.
@@ -20,16 +24,16 @@ fn killed_at_every_write_of_an_install() {
     killed_at_every_write(&install());
 }
 
-/// An upgrade by two minors, with objects to migrate.
+/// What another tool installed becomes ours.
+#[test]
+fn killed_at_every_write_of_a_takeover() {
+    killed_and_judged(&takeover(), others_left);
+}
+
+/// An upgrade by two minors, with objects to migrate. By one it is the same writes.
 #[test]
 fn killed_at_every_write_of_a_leap() {
     killed_at_every_write(&leap());
-}
-
-/// An upgrade by a minor, with objects to migrate.
-#[test]
-fn killed_at_every_write_of_an_upgrade() {
-    killed_at_every_write(&upgrade());
 }
 
 /// An upgrade that fails, and the way back.

@@ -45,6 +45,7 @@ fn refused_object_stops_what_comes_later() {
     tenant.fails("a", "ReconciliationFailed");
     assert!(target.get(&in_flux("deployments", "helm-controller")).is_some(), "nothing is pruned");
     tenant.patch("a", &json!({"spec": {"kustomize": null}}));
+    tenant.confirm("a");
     tenant.ready("a");
     eventually("it is pruned", SOON, || {
         holds(target.get(&in_flux("deployments", "helm-controller")).is_none(), "it is there")

@@ -26,10 +26,19 @@ fn judge(fault: &Fault, struck: &str, outcome: &Outcome) -> Option<String> {
         Fault::Refuse { .. } => ("ReconciliationFailed", "refused by the test (InternalError)"),
         _ => ("ClusterUnreachable", "the connection ended before the answer came"),
     };
-    let object = struck.rsplit('/').next().unwrap_or_default();
+    let path = struck.trim_end_matches("/status");
+    let object = path.rsplit('/').next().unwrap_or_default();
+    // What is said of the objects of users is said of their CRD.
+    let migrated = match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["PATCH ", "apis", group, _, "namespaces", "default", plural, _] => Some(format!("{plural}.{group}")),
+        _ if struck.ends_with("/status") && path.contains("/customresourcedefinitions/") => Some(object.to_owned()),
+        _ => None,
+    };
+    let reason = if migrated.is_some() && reason == "ReconciliationFailed" { "MigrationFailed" } else { reason };
     let is_applied = struck.starts_with("PATCH") && !struck.contains("headwater.dev");
+    let named = migrated.as_deref().unwrap_or(object);
     let is_sane = |(said, message): &(String, String)| {
-        said == reason && message.ends_with(text) && (!is_applied || message.contains(object))
+        said == reason && message.ends_with(text) && (!is_applied || message.contains(named))
     };
     let wrong = outcome.complaints.iter().find(|c| !is_sane(c))?;
     Some(format!("{}: {}", wrong.0, wrong.1))

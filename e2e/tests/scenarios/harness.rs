@@ -615,6 +615,13 @@ impl<'a> Tenant<'a> {
         self.wait(name, "Ready", SOON, |c| c.status == "False" && c.reason == reason)
     }
 
+    /// Gives the word for the deletions that wait for one.
+    pub(crate) fn confirm(&self, name: &str) {
+        let blocked = self.fails(name, "PruneBlocked").message;
+        let word = blocked.rsplit([' ', '`']).find(|word| word.starts_with("sha256:")).unwrap();
+        self.patch(name, &json!({"metadata": {"annotations": {"headwater.dev/confirm": word}}}));
+    }
+
     /// Reason and note of all events of an instance, oldest first.
     pub(crate) fn events(&self, name: &str) -> Vec<(String, String)> {
         let list = self.hub.must_get(&format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace));

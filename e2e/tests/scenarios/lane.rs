@@ -133,8 +133,13 @@ impl<'a> Lane<'a> {
         for (path, object) in self.objects() {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             let is_flux = path.starts_with(CRDS) && name != "fluxinstances.headwater.dev" || is_custom(&path);
-            let is_ours = !object["metadata"]["labels"]["headwater.dev/installation"].is_null();
-            if object["metadata"]["namespace"] == "flux-system" || is_flux || is_ours && !path.starts_with(NAMESPACES) {
+            let labels = &object["metadata"]["labels"];
+            let is_installed =
+                !labels["headwater.dev/installation"].is_null() || labels["app.kubernetes.io/part-of"] == "flux";
+            if object["metadata"]["namespace"] == "flux-system"
+                || is_flux
+                || is_installed && !path.starts_with(NAMESPACES)
+            {
                 if !object["metadata"]["finalizers"].is_null() && is_custom(&path) {
                     site.merge(&path, &json!({"metadata": {"finalizers": null}}));
                 }

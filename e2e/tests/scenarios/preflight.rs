@@ -130,7 +130,7 @@ fn each_rule_stops_a_change_before_its_first_write() {
     stand.stops(
         &with(&["image-reflector-controller", "source-watcher"]),
         "PreflightFailed",
-        "ServiceAccount flux-system/source-watcher cannot be taken over from Thing keeper, which controls it; its owner reference says that \
+        "ServiceAccount flux-system/source-watcher cannot be taken over from Thing keeper; its owner reference says that \
          Thing keeper controls it and would put it back or delete it: make that let go of it, or remove the owner reference",
     );
     stand.passes("foreignOwners", "Off");

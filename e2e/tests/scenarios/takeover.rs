@@ -1,7 +1,6 @@
 //! Installations of other tools become ours as they run, and are given back.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use headwater::registry::{Access, Address, Repository};
 use headwater::render::{Object, yaml};
@@ -10,8 +9,8 @@ use headwater_e2e::{AuditMark, Kind};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ended, NEW, OLD, SOON, Site, Tenant, block_on, crd, eventually, headwater, holds, in_flux, in_repository, run,
-    shared_hub, spec, world,
+    Ended, NEW, OLD, SOON, Site, Tenant, block_on, crd, eventually, headwater, holds, in_flux, run, shared_hub, spec,
+    world,
 };
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -297,12 +296,28 @@ fn what_flux_operator_installed_is_taken_over() {
     target.create("/apis/apps/v1/namespaces/flux-system/deployments", &operator);
     let (uids, specs) = standing(&target);
 
+    // While flux-operator is at work, an instance is not enough to take anything from it.
+    let mark = target.audit_mark();
+    tenant.create("early", &spec(OLD));
+    let refused = tenant.fails("early", "PreflightFailed");
+    assert!(
+        refused.message.contains("cannot be taken over from flux-operator's FluxInstance flux-system/flux"),
+        "{}",
+        refused.message
+    );
+    let written: Vec<String> =
+        target.written(mark).into_iter().filter(|e| !e.uri.contains("dryRun")).map(|e| e.uri).collect();
+    assert_eq!(written, Vec::<String>::new());
+    tenant.delete("early");
+    tenant.gone("early", SOON);
+
     let looked = migrate(&tenant, &["--dry-run"]);
     assert!(
         looked.stderr.contains("first: flux-operator's FluxInstance flux-system/flux (32 objects): "),
         "{looked:?}"
     );
     assert!(target.must_get(&format!("{peer}/flux"))["metadata"]["annotations"].is_null());
+    files_of_flux_operator_are_told_as_ours(&tenant, &target);
     migrate(&tenant, &[]);
     let annotations = target.must_get(&format!("{peer}/flux"))["metadata"]["annotations"].clone();
     assert_eq!(annotations, json!({"fluxcd.controlplane.io/reconcile": "disabled"}));
@@ -317,6 +332,59 @@ fn what_flux_operator_installed_is_taken_over() {
         assert!(!live.to_string().contains("flux-operator"), "{path}: {live}");
     }
     writes_nothing(&tenant, "flux", &target);
+}
+
+/// A file becomes a `FluxInstance` that our API takes, without a look at any cluster; what it cannot say is not created.
+fn files_of_flux_operator_are_told_as_ours(tenant: &Tenant, target: &Site) {
+    let mut peer = json!({
+        "apiVersion": "fluxcd.controlplane.io/v1", "kind": "FluxInstance",
+        "metadata": {"name": "flux", "namespace": "flux-system", "annotations": {
+            "fluxcd.controlplane.io/reconcileEvery": "1h", "fluxcd.controlplane.io/reconcileTimeout": "10m",
+            "fluxcd.controlplane.io/reconcile": "disabled",
+        }},
+        "spec": {
+            "distribution": {"version": "2.8.x", "registry": "ghcr.io/fluxcd", "artifact": "oci://registry.example/manifests:latest"},
+            "components": ["source-controller", "kustomize-controller"],
+            "commonMetadata": {"labels": {"team": "infra"}},
+            "cluster": {"type": "kubernetes", "size": "medium", "domain": "cluster.local", "networkPolicy": true, "multitenant": false},
+            "sync": {
+                "kind": "GitRepository", "url": "https://git.example/fleet", "ref": "refs/heads/main", "path": "clusters/a",
+                "pullSecret": "git", "provider": "github",
+            },
+            "kustomize": {"patches": [{
+                "patch": "- op: add\n  path: /spec/template/spec/containers/0/args/-\n  value: --concurrent=7\n",
+                "target": {"kind": "Deployment", "name": "kustomize-controller"},
+            }]},
+        },
+    });
+    let file = tenant.file("peer.yaml", &peer.to_string());
+    // No cluster: there is none in this environment.
+    let told = headwater(&["migrate", "--dry-run", "-f", &file], &[]);
+    assert_eq!(told.code, 0, "{told:?}");
+    assert!(told.stderr.starts_with("spec.distribution.artifact: not carried over: "), "{}", told.stderr);
+    let instance = yaml::parse_one("instance", &told.stdout).unwrap();
+    assert_eq!(instance["metadata"]["namespace"], "headwater-system");
+    assert_eq!(instance["spec"]["timeout"], "10m");
+    assert_eq!(instance["spec"]["suspend"], true);
+    let list = tenant.path("");
+    let strict = format!("{}?fieldValidation=Strict&dryRun=All", list.trim_end_matches('/'));
+    target.request("POST", &strict, Some(("application/json", &instance))).unwrap();
+
+    // Without --dry-run it is created, here suspended, and nothing else is written.
+    let mark = target.audit_mark();
+    migrate(tenant, &["-f", &file, "--name", "told"]);
+    assert_eq!(target.must_get(&tenant.path("told"))["spec"], instance["spec"]);
+    tenant.delete("told");
+    tenant.gone("told", SOON);
+    assert_eq!(target.written_texts(mark), Vec::<String>::new());
+
+    peer["spec"]["cluster"]["multitenant"] = true.into();
+    let file = tenant.file("peer.yaml", &peer.to_string());
+    let refused = headwater(&["migrate", "-f", &file, "--name", "told"], &[("KUBECONFIG", &tenant.kubeconfig())]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("left out: spec.cluster.multitenant: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("nothing was created, as one thing is left out of it"), "{}", refused.stderr);
+    assert!(target.get(&tenant.path("told")).is_none());
 }
 
 /// Runs `headwater migrate` with the rights of the operator's kubeconfig.

@@ -261,6 +261,8 @@ fn sync_survives_a_controller_that_exits() {
         "flux",
         &json!({"spec": {
             "distribution": {"version": NEW}, "timeout": "20s",
+            // What is known beforehand to be wrong would not even be begun.
+            "upgrade": {"preflight": {"flags": "Off"}},
             "kustomize": {"patches": [{"target": {"kind": "Deployment", "name": "kustomize-controller"}, "patch": flag.to_string()}]},
         }}),
     );

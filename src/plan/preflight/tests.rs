@@ -486,7 +486,7 @@ fn objects_that_a_controller_keeps_are_not_taken_over() {
     assert_eq!(
         change.said(),
         [
-            "Error foreignOwners Deployment flux-system/web: Deployment flux-system/web cannot be taken over from Thing x, which controls it"
+            "Error foreignOwners Deployment flux-system/web: Deployment flux-system/web cannot be taken over from Thing x"
         ]
     );
 }

@@ -6,6 +6,7 @@ mod fields;
 mod hand_back;
 pub mod helm;
 mod marks;
+pub mod peer;
 #[cfg(test)]
 mod tests;
 
@@ -74,7 +75,7 @@ impl fmt::Display for Tool {
             Self::FluxOperator { namespace, name } => write!(f, "flux-operator's FluxInstance {namespace}/{name}"),
             Self::Kubectl => write!(f, "kubectl"),
             Self::Headwater { installation } => write!(f, "the installation of Headwater in namespace {installation}"),
-            Self::Controller { kind, name } => write!(f, "{kind} {name}, which controls it"),
+            Self::Controller { kind, name } => write!(f, "{kind} {name}"),
         }
     }
 }

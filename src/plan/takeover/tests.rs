@@ -55,7 +55,7 @@ fn owners_are_told_by_their_marks() {
         (
             json!({"ownerReferences": [{"kind": "App", "name": "a", "controller": true}, {"kind": "B", "name": "b"}]}),
             vec![
-                "App a, which controls it: its owner reference says that App a controls it and would put it back or delete it: make that let \
+                "App a: its owner reference says that App a controls it and would put it back or delete it: make that let \
                   go of it, or remove the owner reference",
             ],
         ),
