@@ -170,11 +170,9 @@ impl Cluster {
 
     /// Sends a merge patch of metadata that names the UID it is for, so that another incarnation is refused.
     async fn change_metadata(&self, kind: &Kind, key: &ObjectKey, change: &Value) -> Result<(), ClusterError> {
-        let path = format!("{}?fieldManager={FIELD_MANAGER}", request::path(kind, key));
-        let body = Bytes::from(change.to_string());
-        match request::send(self.client(), "PATCH", &path, Some((request::MERGE, body)), request::METADATA).await {
-            Ok(_) | Err(ClusterError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error),
+        match self.merge(kind, key, change).await {
+            Err(ClusterError::NotFound(_)) => Ok(()),
+            answer => answer,
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Objects of custom resource definitions and what holds them: read page by page, changed one by one.
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{Cluster, ClusterError, IN_FLIGHT, Page, request};
-use crate::plan::{Definition, FIELD_MANAGER, Live, foreign, is_ours, live_of};
+use crate::plan::{Definition, Live, foreign, is_ours, live_of};
 use crate::render::{Kind, ObjectKey};
 
 /// How often one object is looked at again when somebody else changes it at the same moment.
@@ -59,7 +58,6 @@ impl Cluster {
         mut live: Live,
         finalizers: &[String],
     ) -> Result<(), ClusterError> {
-        let path = format!("{}?fieldManager={FIELD_MANAGER}", request::path(kind, key));
         let mut conflict = None;
         for _ in 0..ATTEMPTS {
             let rest: Vec<&String> = live.finalizers.iter().filter(|f| !is_ours(f, finalizers)).collect();
@@ -71,9 +69,8 @@ impl Cluster {
             let change = json!({"metadata": {
                 "uid": live.uid, "resourceVersion": live.resource_version.to_string(), "finalizers": rest,
             }});
-            let body = Some((request::MERGE, Bytes::from(change.to_string())));
-            match request::send(self.client(), "PATCH", &path, body, request::METADATA).await {
-                Ok(_) | Err(ClusterError::NotFound(_)) => return Ok(()),
+            match self.merge(kind, key, &change).await {
+                Ok(()) | Err(ClusterError::NotFound(_)) => return Ok(()),
                 Err(error @ ClusterError::Conflict(_)) => conflict = Some(error),
                 Err(error) => return Err(error),
             }
@@ -126,6 +123,5 @@ impl Cluster {
 
 /// Identity and state of an object, from its metadata.
 fn object(kind: &Kind, metadata: &Value) -> (ObjectKey, Live) {
-    let text = |field: &str| metadata[field].as_str().map(str::to_owned);
-    (kind.key(text("namespace"), text("name").unwrap_or_default()), live_of(metadata))
+    (kind.key_of(metadata), live_of(metadata))
 }

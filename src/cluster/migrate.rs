@@ -96,8 +96,7 @@ impl Cluster {
 
     /// Writes one object; false when there was nothing to write.
     async fn write_anew(&self, kind: &Kind, mut metadata: Value, mixed: bool) -> Result<bool, ClusterError> {
-        let text = |field: &str| metadata[field].as_str().map(str::to_owned);
-        let key = kind.key(text("namespace"), text("name").unwrap_or_default());
+        let key = kind.key_of(&metadata);
         let path = format!("{}?fieldManager={FIELD_MANAGER}", request::path(kind, &key));
         for _ in 0..ATTEMPTS {
             let (media_type, body) = match anew(&metadata, &kind.api_version()) {
@@ -114,11 +113,8 @@ impl Cluster {
                 Err(ClusterError::Invalid(cause)) => return Err(ClusterError::Invalid(format!("{key}: {cause}"))),
                 Err(error) => return Err(error),
             }
-            match request::send(&self.client, "GET", &request::path(kind, &key), None, request::METADATA).await {
-                Ok((_, answer)) => metadata = request::parse::<Value>(&answer)?["metadata"].take(),
-                Err(ClusterError::NotFound(_)) => return Ok(false),
-                Err(error) => return Err(error),
-            }
+            let Some(now) = self.metadata(kind, &key).await? else { return Ok(false) };
+            metadata = now;
         }
         Err(ClusterError::Conflict(format!("{key} is changed by others all the time")))
     }

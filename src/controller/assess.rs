@@ -66,8 +66,7 @@ pub(super) async fn assess(
         let objects = cluster.list(kind, FLUX_NAMESPACE).await?;
         memory.judgements.retain(|key, _| key.group != kind.group || key.kind != kind.kind);
         for object in &objects {
-            let text = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
-            let key = kind.key(text("namespace"), text("name").unwrap_or_default());
+            let key = kind.key_of(&object["metadata"]);
             memory.judgements.insert(key, judge(object));
         }
     }

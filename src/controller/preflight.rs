@@ -145,8 +145,7 @@ async fn inventories(cluster: &Cluster, kinds: Vec<Kind>) -> Result<Vec<Applier>
     let mut found = Vec::new();
     for kind in kinds {
         let visit = |object: &Value| {
-            let text = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
-            let key = kind.key(text("namespace"), text("name").unwrap_or_default());
+            let key = kind.key_of(&object["metadata"]);
             found.push(Applier { key, entries: applied(object) });
         };
         cluster.each(&kind, None, visit).await?;

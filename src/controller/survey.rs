@@ -76,8 +76,7 @@ async fn foreign(cluster: &Cluster, plan: &Plan, survey: &mut Survey) -> Result<
     let lists: Vec<_> = stream::iter(lists).buffer_unordered(IN_FLIGHT).try_collect().await?;
     for (kind, list) in lists {
         for metadata in list {
-            let text = |field: &str| metadata[field].as_str().map(str::to_owned);
-            let key = kind.key(text("namespace"), text("name").unwrap_or_default());
+            let key = kind.key_of(&metadata);
             if missing.iter().any(|object| object.key == key) {
                 survey.foreign.insert(key, Foreign { live: live_of(&metadata), metadata });
             }

@@ -61,6 +61,12 @@ impl Kind {
     pub fn key(&self, namespace: Option<String>, name: String) -> ObjectKey {
         ObjectKey { group: self.group.clone(), kind: self.kind.clone(), namespace, name }
     }
+
+    /// The key of a live object of this kind, from its metadata.
+    pub fn key_of(&self, metadata: &Value) -> ObjectKey {
+        let text = |field: &str| metadata[field].as_str().map(str::to_owned);
+        self.key(text("namespace"), text("name").unwrap_or_default())
+    }
 }
 
 /// A kind that a CRD of a bundle defines.

@@ -1,5 +1,6 @@
 //! What documents tell people to type is typed.
 
+use std::path::Path;
 use std::process::Command;
 
 use headwater_e2e::tools::tool;
@@ -12,6 +13,32 @@ use crate::harness::{NEW, OLD, Site, Tenant, in_repository, spec, world};
 fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("```{language}\n");
     text.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+/// The commands of all console blocks.
+fn commands(text: &str) -> Vec<&str> {
+    let lines = blocks(text, "console").into_iter().flat_map(str::lines);
+    lines.map(|l| l.strip_prefix("$ ").unwrap_or_else(|| panic!("{l:?} in a console block is no command"))).collect()
+}
+
+/// Types commands into one shell, which has `headwater` and these tools; what it said, when all of them ended well.
+fn type_in(commands: &[String], folder: &Path, tools: &[&str], env: &[(&str, &str)]) -> (String, String) {
+    let folders = std::iter::once(world().binary.clone()).chain(tools.iter().map(|name| tool(name).unwrap()));
+    let mut path: Vec<String> = folders.map(|program| program.parent().unwrap().display().to_string()).collect();
+    path.push(std::env::var("PATH").unwrap());
+    let ended = Command::new("bash")
+        .args(["-xc", &format!("set -euo pipefail\n{}\n", commands.join("\n"))])
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", path.join(":"))
+        .env("HOME", folder)
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (said(&ended.stdout), said(&ended.stderr));
+    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    (stdout, stderr)
 }
 
 /// Every command of docs/bundles.md, in its order, in one shell: as it is written, but for the registries' names and that they speak
@@ -28,10 +55,8 @@ fn commands_for_bundle_authors_work() {
     assert!(copied.unwrap().success());
     std::fs::write(folder.path().join("offline.json"), blocks(&text, "json")[0]).unwrap();
 
-    let mut script = String::from("set -euo pipefail\n");
-    let mut commands = 0;
-    for line in blocks(&text, "console").into_iter().flat_map(str::lines) {
-        let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{line:?} in a console block is no command"));
+    let mut typed = Vec::new();
+    for command in commands(&text) {
         let mut command = command
             .replace("registry.example.com", &registry.address())
             .replace("mirror.example.com", &mirror.address())
@@ -45,28 +70,10 @@ fn commands_for_bundle_authors_work() {
         if command.starts_with("headwater bundle diff ") {
             command = format!("{command} || [ $? = 1 ]");
         }
-        script.push_str(&command);
-        script.push('\n');
-        commands += 1;
+        typed.push(command);
     }
-    assert!(commands > 12, "{commands} commands");
-    let path = format!(
-        "{}:{}:{}",
-        world().binary.parent().unwrap().display(),
-        tool("cosign").unwrap().parent().unwrap().display(),
-        std::env::var("PATH").unwrap()
-    );
-    let ended = Command::new("bash")
-        .args(["-xc", &script])
-        .current_dir(&folder)
-        .env_clear()
-        .env("PATH", path)
-        .env("HOME", folder.path())
-        .env("COSIGN_PASSWORD", "")
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    assert!(typed.len() > 12, "{typed:#?}");
+    let (stdout, _) = type_in(&typed, folder.path(), &["cosign"], &[("COSIGN_PASSWORD", "")]);
     assert!(stdout.contains("is signed by key"), "{stdout}");
     assert!(stdout.contains("ghcr.io/fluxcd/source-controller:v1.9.4@sha256:"), "{stdout}");
     assert!(folder.path().join("bundles/flux/2.9.5/version.yaml").exists());
@@ -83,28 +90,11 @@ fn commands_for_upgraders_work() {
     tenant.create("flux", &wanted);
     tenant.ready("flux");
 
-    let commands = blocks(&text, "console").into_iter().flat_map(str::lines);
-    let commands: Vec<&str> =
-        commands.map(|line| line.strip_prefix("$ ").expect("a console block has commands only")).collect();
-    assert!(commands.len() > 8, "{commands:#?}");
+    let typed: Vec<String> = commands(&text).into_iter().map(str::to_owned).collect();
+    assert!(typed.len() > 8, "{typed:#?}");
     let folder = tempfile::tempdir().unwrap();
-    let path = format!(
-        "{}:{}:{}",
-        world().binary.parent().unwrap().display(),
-        tool("kubectl").unwrap().parent().unwrap().display(),
-        std::env::var("PATH").unwrap()
-    );
-    let ended = Command::new("bash")
-        .args(["-xc", &format!("set -euo pipefail\n{}\n", commands.join("\n"))])
-        .current_dir(&folder)
-        .env_clear()
-        .env("PATH", path)
-        .env("HOME", folder.path())
-        .env("KUBECONFIG", tenant.kubeconfig())
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    let kubeconfig = tenant.kubeconfig();
+    let (stdout, stderr) = type_in(&typed, folder.path(), &["kubectl"], &[("KUBECONFIG", &kubeconfig)]);
     for expected in [
         "~ Deployment flux-system/source-controller",
         ". wait until healthy: notification-controller, source-controller",
@@ -125,30 +115,12 @@ fn commands_for_migration_work() {
     let tenant = Tenant::new(&hub, "headwater-system");
     crate::takeover::install_by_helm(&hub);
     let folder = tempfile::tempdir().unwrap();
-    let commands: Vec<&str> = blocks(&text, "console").into_iter().flat_map(str::lines).collect();
-    assert!(commands.len() > 8, "{commands:?}");
-    let mut script = String::from("set -euo pipefail\n");
-    for line in commands {
-        let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{line:?} in a console block is no command"));
-        // Says by 1 that something would change.
-        let end = if command.starts_with("headwater diff ") { " || [ $? = 1 ]" } else { "" };
-        script.extend([command, end, "\n"]);
-    }
-    let folders =
-        [world().binary.parent().unwrap().to_owned(), hub.kubectl_path().unwrap().parent().unwrap().to_owned()];
-    let helm = tool("helm").unwrap().parent().unwrap().to_owned();
-    let path: Vec<String> = folders.iter().chain([&helm]).map(|folder| folder.display().to_string()).collect();
-    let ended = Command::new("bash")
-        .args(["-xc", &script])
-        .current_dir(&folder)
-        .env_clear()
-        .env("PATH", format!("{}:{}", path.join(":"), std::env::var("PATH").unwrap()))
-        .env("HOME", folder.path())
-        .env("KUBECONFIG", tenant.kubeconfig())
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-    assert!(ended.status.success(), "{stdout}\n{stderr}");
+    // Says by 1 that something would change.
+    let end = |command: &str| if command.starts_with("headwater diff ") { " || [ $? = 1 ]" } else { "" };
+    let typed: Vec<String> = commands(&text).into_iter().map(|command| format!("{command}{}", end(command))).collect();
+    assert!(typed.len() > 8, "{typed:#?}");
+    let kubeconfig = tenant.kubeconfig();
+    let (stdout, _) = type_in(&typed, folder.path(), &["kubectl", "helm"], &[("KUBECONFIG", &kubeconfig)]);
     assert!(
         stdout.contains("32 to take over")
             && stdout.contains("objects that were there from Helm release flux-system/flux2"),

@@ -356,17 +356,25 @@ fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &Bundl
     let timeout = instance.spec.timeout.get().unwrap_or(DEFAULT_TIMEOUT);
     let waited = now.0.duration_since(unhealthy_since(&draft.status)).unsigned_abs();
     if is_failed || waited >= timeout {
-        let text = if is_failed { text } else { format!("not healthy within {}: {text}", instance.spec.timeout.0) };
-        draft.progress(run, Standing::Failed(&text));
-        if let Some(outcome) = give_up(draft, instance, run, &text) {
-            return outcome;
-        }
-        draft.working("ProgressingWithRetry", &text);
-        return (Verdict::no("HealthCheckFailed", text), Next::Soon(WAITING * 3));
+        return unhealthy(draft, instance, run, &lateness(instance, is_failed, text));
     }
     let text = format!("waiting for {text}");
     draft.working("Progressing", &text);
     (Verdict::unknown("Progressing", text), Next::Soon(WAITING.min(timeout.saturating_sub(waited))))
+}
+
+/// What is wrong with something that has failed, or has had its time.
+fn lateness(instance: &FluxInstance, is_failed: bool, text: String) -> String {
+    if is_failed { text } else { format!("not healthy within {}: {text}", instance.spec.timeout.0) }
+}
+
+/// The step under way has failed: the change is held, or, where there is nothing to go back to, watched and tried on.
+fn unhealthy(draft: &mut Draft, instance: &FluxInstance, run: &Run, text: &str) -> (Verdict, Next) {
+    draft.progress(run, Standing::Failed(text));
+    give_up(draft, instance, run, text).unwrap_or_else(|| {
+        draft.working("ProgressingWithRetry", text);
+        (Verdict::no("HealthCheckFailed", text), Next::Soon(WAITING * 3))
+    })
 }
 
 /// Some steps are done, and the next one waits.
@@ -379,14 +387,9 @@ fn under_way(draft: &mut Draft, instance: &FluxInstance, run: &Run) -> (Verdict,
     };
     draft.progress(run, Standing::Running(Some(&text)));
     if is_failed || draft.is_overdue(instance, run) {
-        let text = if is_failed { text } else { format!("not healthy within {}: {text}", instance.spec.timeout.0) };
-        draft.progress(run, Standing::Failed(&text));
+        let text = lateness(instance, is_failed, text);
         draft.say(condition::CONTROLLERS_READY, Verdict::no("HealthCheckFailed", &text));
-        if let Some(outcome) = give_up(draft, instance, run, &text) {
-            return outcome;
-        }
-        draft.working("ProgressingWithRetry", &text);
-        return (Verdict::no("HealthCheckFailed", text), Next::Soon(WAITING * 3));
+        return unhealthy(draft, instance, run, &text);
     }
     draft.say(condition::CONTROLLERS_READY, Verdict::no("Progressing", &text));
     let text = format!("waiting for {text}, before the next step");
