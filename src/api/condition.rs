@@ -25,6 +25,12 @@ pub const DRIFTED: &str = "Drifted";
 /// Another instance wants the same namespace of the same cluster, and is refused. Abnormal: `True` while it lasts.
 pub const CLAIMED: &str = "Claimed";
 
+/// A fleet has admitted a bundle; said of instances with `admission: Fleet`.
+pub const ADMITTED: &str = "Admitted";
+
+/// The target of a fleet was found in its repository.
+pub const RESOLVED: &str = "Resolved";
+
 /// Longest message kept; the rest is cut at a character boundary.
 pub const MESSAGE_LIMIT: usize = 512;
 

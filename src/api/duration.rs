@@ -111,6 +111,18 @@ bounded_duration! {
     /// How long something may take: one second to one hour.
     Timeout, "5m", "1s".."1h"
 }
+bounded_duration! {
+    /// How long a cluster may take from its admission until it is done: ten seconds to a week.
+    ProgressDeadline, "10m", "10s".."168h"
+}
+bounded_duration! {
+    /// How long a stage is watched before the next begins: up to 90 days.
+    Soak, "0s", "0s".."2160h"
+}
+bounded_duration! {
+    /// How long a window is open: a minute to a week.
+    WindowLength, "1h", "1m".."168h"
+}
 
 #[cfg(test)]
 mod tests {

@@ -76,6 +76,11 @@ pub struct FluxInstanceSpec {
     #[serde(default)]
     pub timeout: Timeout,
 
+    /// Who decides when another bundle is installed: `Self` takes the newest one that `distribution.version` admits at once, `Fleet` only
+    /// what a `FluxFleet` admits. Without a fleet an instance with `Fleet` stays at what it runs.
+    #[serde(default)]
+    pub admission: Admission,
+
     /// Leave everything as it is: no write to the cluster until this is false again.
     #[serde(default)]
     pub suspend: bool,
@@ -192,6 +197,17 @@ pub struct CommonMetadata {
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Who decides when another bundle is installed.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Admission {
+    /// The instance.
+    #[default]
+    #[serde(rename = "Self")]
+    Own,
+    /// A fleet.
+    Fleet,
 }
 
 /// What deleting the `FluxInstance` does to the cluster.

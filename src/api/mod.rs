@@ -7,6 +7,8 @@ pub mod condition;
 mod distribution;
 mod duration;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
+mod fleet;
+#[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
 pub mod instance;
 mod status;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
@@ -14,11 +16,14 @@ mod sync;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
 mod tofu;
 mod upgrade;
+mod version;
 
 pub use distribution::*;
-pub use duration::{Interval, ParseDurationError, Timeout};
+pub use duration::{Interval, ParseDurationError, ProgressDeadline, Soak, Timeout, WindowLength};
+pub use fleet::*;
 pub use instance::*;
 pub use status::*;
 pub use sync::*;
 pub use tofu::{NamespaceName, Tofu, TofuRunner, TofuServiceAccount};
 pub use upgrade::*;
+pub use version::Selector;

@@ -12,10 +12,16 @@ pub struct FluxInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `Reconciling`, `Stalled` (kstatus), `Reachable`, `Verified`, `Preflight`, `ControllersReady`, `SyncReady`,
-    /// `Drifted`, `Claimed`.
+    /// `Drifted`, `Claimed`, `Admitted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// What a fleet has admitted: the bundle to run, with `admission: Fleet`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted: Option<Admitted>,
+    /// Digest of the bundle that the conditions speak of: an older word says nothing about a newer admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_digest: Option<String>,
     /// What the operator is applying or applied last, healthy or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempted: Option<Revision>,
@@ -49,6 +55,22 @@ pub struct FluxInstanceStatus {
     /// Words of users (annotations) that have been heeded.
     #[serde(default, skip_serializing_if = "HandledWords::is_empty")]
     pub handled: HandledWords,
+}
+
+/// A bundle that a fleet has admitted.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct Admitted {
+    /// Version of the bundle.
+    pub version: String,
+    /// Digest of the bundle: its identity.
+    pub digest: String,
+    /// Name of the fleet.
+    pub by: String,
+    /// When.
+    pub at: Time,
+    /// It is a way back: older than what it replaces, on purpose.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
 }
 
 /// A change, step by step.
@@ -101,6 +123,9 @@ pub enum StepState {
 pub struct PreflightStatus {
     /// Digest of the bundle that was looked at.
     pub digest: String,
+    /// Generation of the spec that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// Digest of everything rendered from the bundle and the spec.
     pub config: String,
     /// Findings, the worst first, at most twenty.

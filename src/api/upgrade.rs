@@ -38,6 +38,11 @@ pub struct Upgrade {
     /// comes of it: so controllers are known to work, not only to be available. Unset means: on the hub's own cluster only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<bool>,
+
+    /// When another bundle may be installed, beside what a fleet says. None means always. What has begun is finished.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub windows: Vec<super::Window>,
 }
 
 /// What happens when a change does not become healthy in time.

@@ -1,81 +1,27 @@
-//! Versions and ranges as Flux users write them (the Masterminds/semver dialect), and versions as tags.
+//! Which tag of a repository a version or range means.
 
-use semver::{Version, VersionReq};
+use semver::Version;
 
 use super::ArtifactError;
-
-/// Which bundle of a repository is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// Exactly this version.
-    Exact(Version),
-    /// The newest version that one of these ranges admits.
-    Range(Vec<VersionReq>),
-    /// Exactly these bytes.
-    Digest(String),
-}
+pub use crate::api::Selector;
 
 impl Selector {
     /// Parses `spec.distribution.version`.
     pub fn parse(text: &str) -> Result<Self, ArtifactError> {
-        let refuse = || {
+        Self::read(text).ok_or_else(|| {
             ArtifactError::Selector(format!(
                 "spec.distribution.version: {text:?} is neither a version nor a semver range nor a digest (expected e.g. \"2.9.4\", \"2.x\", \"2.9.x\", \">=2.8 <3\", \"sha256:<64 hex digits>\")"
             ))
-        };
-        let trimmed = text.trim();
-        if let Some(hex) = trimmed.strip_prefix("sha256:") {
-            let valid = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-            return if valid { Ok(Self::Digest(trimmed.to_owned())) } else { Err(refuse()) };
-        }
-        if let Ok(version) = Version::parse(trimmed.strip_prefix('v').unwrap_or(trimmed)) {
-            return Ok(Self::Exact(version));
-        }
-        let ranges: Option<Vec<VersionReq>> = trimmed.split("||").map(|part| range(part.trim())).collect();
-        ranges.map(Self::Range).ok_or_else(refuse)
+        })
     }
 
     /// The newest of `tags` that is admitted.
     pub fn choose(&self, tags: &[String]) -> Option<(Version, String)> {
         tags.iter()
             .filter_map(|tag| Some((version_of(tag)?, tag.clone())))
-            .filter(|(version, _)| match self {
-                Self::Exact(wanted) => version == wanted,
-                Self::Range(ranges) => ranges.iter().any(|r| r.matches(version)),
-                Self::Digest(_) => false,
-            })
+            .filter(|(version, _)| self.admits(version))
             .max()
     }
-}
-
-/// One alternative of a range.
-fn range(text: &str) -> Option<VersionReq> {
-    if let Some((low, high)) = text.split_once(" - ") {
-        return VersionReq::parse(&format!(">={}, <={}", low.trim(), high.trim())).ok();
-    }
-    // Comparators may stand apart from their version (`>= 2.8`), and be separated by blanks or commas.
-    let mut comparators: Vec<String> = Vec::new();
-    for word in text.split([' ', ',']).filter(|w| !w.is_empty()) {
-        match comparators.last_mut() {
-            Some(last) if last.ends_with(['<', '>', '=', '~', '^']) => last.push_str(word),
-            _ => comparators.push(word.to_owned()),
-        }
-    }
-    if comparators.is_empty() {
-        return None;
-    }
-    // A bare partial version means all its patches (`2.9` is 2.9.x); Cargo would read it as a caret.
-    let comparators: Vec<String> = comparators
-        .into_iter()
-        .map(|c| {
-            if c.starts_with(|first: char| first.is_ascii_digit()) && !c.contains(['x', 'X', '*']) {
-                format!("={c}")
-            } else {
-                c
-            }
-        })
-        .collect();
-    VersionReq::parse(&comparators.join(", ")).ok()
 }
 
 /// Tag of a version: `+` is not allowed in tags.

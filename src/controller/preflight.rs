@@ -246,7 +246,7 @@ pub(super) async fn before(
             None => Verdict::yes("PreflightPassed", report.summary()),
             Some(refusal) => Verdict::no("PreflightFailed", &refusal.text),
         };
-        run.preflight = Some(Outcome { status: report.status(desired), verdict });
+        run.preflight = Some(Outcome { status: report.status(desired, instance.metadata.generation), verdict });
         refusal.map_or(Ok(()), |refusal| Err(StepError::Preflight(refusal)))?;
     }
     prepared.no_way.clone().map_or(Ok(()), |error| Err(error.into()))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{FluxInstanceStatus, Held, Outcome, RETRY, ROLLBACK, Revision};
+use crate::api::{FluxInstanceStatus, Held, HistoryEntry, Outcome, RETRY, ROLLBACK, Revision};
 
 /// What a pass works towards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +66,11 @@ pub fn heed(
     heeded
 }
 
+/// What was good, newest first.
+pub fn good(status: &FluxInstanceStatus) -> impl Iterator<Item = &HistoryEntry> {
+    status.history.iter().filter(|entry| entry.outcome == Outcome::Succeeded)
+}
+
 /// The revision to go back to: the newest good one of this digest, or the newest good one that is not what runs now.
 ///
 /// # Errors
@@ -73,7 +78,7 @@ pub fn heed(
 pub fn revision(status: &FluxInstanceStatus, digest: Option<&str>) -> Result<Revision, String> {
     let running = status.attempted.as_ref();
     let is_other = |config: &str, of: &str| running.is_none_or(|r| r.config != config || r.digest != of);
-    let good: Vec<_> = status.history.iter().filter(|entry| entry.outcome == Outcome::Succeeded).collect();
+    let good: Vec<_> = good(status).collect();
     let found = good.iter().find(|entry| match digest {
         Some(digest) => entry.digest == digest,
         None => is_other(&entry.config, &entry.digest),
@@ -109,7 +114,6 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::api::HistoryEntry;
 
     fn now() -> Time {
         Time(Timestamp::from_second(9).unwrap())

@@ -168,9 +168,10 @@ impl Report {
     }
 
     /// As the status has it.
-    pub fn status(&self, desired: &DesiredSet) -> PreflightStatus {
+    pub fn status(&self, desired: &DesiredSet, generation: Option<i64>) -> PreflightStatus {
         PreflightStatus {
             digest: desired.bundle.digest.clone(),
+            generation,
             config: desired.config.clone(),
             findings: self.findings.iter().take(KEPT).map(Finding::status).collect(),
             more: i64::try_from(self.findings.len().saturating_sub(KEPT)).unwrap_or(i64::MAX),

@@ -639,7 +639,7 @@ fn findings_are_ranked_and_capped() {
     change.facts.unknown.push((Rule::Permissions, "x".repeat(2000)));
     change.facts.kubernetes = "v1.20.0".to_owned();
     let report = change.report();
-    let status = report.status(&change.desired);
+    let status = report.status(&change.desired, Some(1));
     assert_eq!((report.findings.len(), status.findings.len(), status.more), (32, 20, 12));
     let rules: Vec<&str> = status.findings.iter().map(|f| f.rule.as_str()).take(2).collect();
     assert_eq!(rules, ["kubernetesVersion", "images"]);

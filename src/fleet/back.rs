@@ -1,0 +1,89 @@
+//! Away from a target: every cluster that was moved goes back to what was good on it, stage by stage.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::member::{Member, State, way_back};
+use super::reason::Waiting;
+use super::{Draft, MAX_IN_FLIGHT};
+use crate::api::{FleetHeld, FleetOutcome, Pinned, StageState};
+
+/// Admits ways back. Neither soak, window nor approval is waited for; budgets are kept, and a cluster that fails to go back counts.
+pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], held: &FleetHeld) {
+    forget(draft, held);
+    let mut moving = members.iter().filter(|m| matches!(m.state, State::Moving { .. })).count();
+    let mut is_turn = true;
+    for stage in 0..draft.rules.stages.len() {
+        let rules = &draft.rules.stages[stage];
+        let of_stage = |m: &&Member<'_>| m.stage == Some(stage) && m.state.is_governed();
+        let total = members.iter().filter(of_stage).count();
+        let failed = members.iter().filter(of_stage).filter(|m| has_not_gone_back(m, held)).count();
+        let is_over = failed > rules.budget(total);
+        let under_way = members.iter().filter(of_stage).filter(|m| matches!(m.state, State::Moving { .. })).count();
+        let mut room = rules.slots(total).saturating_sub(under_way).min(MAX_IN_FLIGHT.saturating_sub(moving));
+        let waiting = if draft.fleet.spec.suspend {
+            Some(Waiting::Suspended)
+        } else if is_over {
+            Some(Waiting::Stopped)
+        } else {
+            (!is_turn).then_some(Waiting::Turn)
+        };
+        let mut left = under_way;
+        for member in members.iter_mut().filter(|m| m.stage == Some(stage)) {
+            if !matches!(member.state, State::Waiting(_)) {
+                continue;
+            }
+            left += 1;
+            let waiting = waiting.or((room == 0).then(|| Waiting::Slot(rules.slots(total))));
+            match (waiting, way_back(member.instance, &held.digest)) {
+                (None, Some(back)) => {
+                    draft.admit(member, &back, true);
+                    room -= 1;
+                    moving += 1;
+                }
+                (waiting, _) => member.state = State::Waiting(waiting.unwrap_or(Waiting::Stopped)),
+            }
+        }
+        let status = &mut draft.status.stages[stage];
+        (status.state, status.message) = if is_over {
+            is_turn = false;
+            (
+                StageState::Blocked,
+                Some(format!("{failed} of {total} could not go back, maxFailures is {}", rules.max_failures)),
+            )
+        } else if left > 0 {
+            is_turn = false;
+            (StageState::Updating, Some(format!("{left} have to go back from {}", held.version)))
+        } else {
+            (StageState::Pending, None)
+        };
+    }
+    if is_turn
+        && let Some(entry) = draft.status.history.first_mut().filter(|entry| entry.outcome == FleetOutcome::Stopped)
+    {
+        entry.outcome = FleetOutcome::RolledBack;
+        entry.finished = Some(Time(draft.now));
+    }
+}
+
+/// Whether a cluster was admitted to its way back, and failed. One that failed at the target is no news.
+fn has_not_gone_back(member: &Member<'_>, held: &FleetHeld) -> bool {
+    let admitted = member.instance.status.as_ref().and_then(|s| s.admitted.as_ref());
+    matches!(member.state, State::Failed(_)) && admitted.is_some_and(|a| a.digest != held.digest)
+}
+
+/// Nobody installs the target any more because his stage was through with it.
+fn forget(draft: &mut Draft<'_, '_>, held: &FleetHeld) {
+    let good = draft
+        .status
+        .history
+        .iter()
+        .find(|entry| entry.outcome == FleetOutcome::Succeeded && entry.digest != held.digest);
+    let good = good.map(|entry| Pinned { version: entry.version.clone(), digest: entry.digest.clone() });
+    for stage in &mut draft.status.stages {
+        if stage.current.as_ref().is_some_and(|current| current.digest == held.digest) {
+            stage.current.clone_from(&good);
+        }
+        stage.soak_since = None;
+        stage.soak_until = None;
+    }
+}

@@ -1,0 +1,217 @@
+//! When clusters may move. [`plan`] looks at a fleet, its instances and the time, and says which instances are admitted now, what the
+//! fleet's status is, and when to look again. Pure: no client, no clock; the same input gives the same plan.
+//!
+//! Nothing is remembered but what is in the objects: the state of a cluster follows from its instance ([`member`]), the stages that
+//! are done and the instants of soaks are in the fleet's status. Losing that status only makes it wait longer.
+
+mod back;
+mod forward;
+mod member;
+mod policy;
+mod reason;
+mod report;
+mod target;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::{Selector, SelectorExt};
+
+pub use self::member::{Member, State};
+pub use self::policy::{MAX_IN_FLIGHT, Rules, StageRules};
+pub use self::reason::{Deferral, Exclusion, Failure, Waiting};
+pub use self::window::{Gate, Windows};
+use crate::api::{Admission, Admitted, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, StageState};
+use member::{Aim, Versions, View};
+
+/// What a plan is made from.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The fleet, with the status it has.
+    pub fleet: &'a FluxFleet,
+    /// What its version means now; `None` while that cannot be found out: the recorded target stays.
+    pub resolved: Option<&'a Pinned>,
+    /// All instances of its namespace.
+    pub instances: &'a [&'a FluxInstance],
+    /// The other fleets of its namespace.
+    pub others: &'a [Other],
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// Another fleet of the same namespace.
+pub struct Other {
+    /// Its name.
+    pub name: String,
+    /// What it selects.
+    pub selector: Selector,
+}
+
+/// What is to be done now.
+pub struct FleetPlan<'a> {
+    /// Instances to admit, in order. The status is to be written first: it holds why.
+    pub admissions: Vec<Move<'a>>,
+    /// The status of the fleet, as it is when all admissions are written.
+    pub status: FluxFleetStatus,
+    /// When to look again, whatever happens.
+    pub recheck: Option<SignedDuration>,
+    /// What each instance that the fleet selects is to it, by name.
+    pub members: Vec<Member<'a>>,
+}
+
+/// One admission.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Move<'a> {
+    /// The instance, as it was when this was decided: its `resourceVersion` is the precondition of the write.
+    pub instance: &'a FluxInstance,
+    /// What its `status.admitted` becomes.
+    pub admitted: Admitted,
+}
+
+/// Plans.
+///
+/// # Errors
+/// The sentence that says what is wrong with the spec. Nothing moves then.
+pub fn plan<'a>(input: &Input<'a>) -> Result<FleetPlan<'a>, String> {
+    let rules = Rules::read(&input.fleet.spec)?;
+    // Stored times have whole seconds; what is decided must not depend on whether a time was stored yet.
+    let now = Time(Timestamp::from_second(input.now.as_second()).unwrap_or(input.now));
+    let status = target::begin(input.fleet, input.resolved, &now);
+    let mut draft =
+        Draft { fleet: input.fleet, rules: &rules, status, now: now.0, admissions: Vec::new(), wake: Vec::new() };
+    draft.stages();
+    let Some(target) = draft.status.target.clone() else {
+        return Ok(draft.finish(Vec::new()));
+    };
+    let is_back = |draft: &Draft<'_, '_>| draft.status.held.clone().filter(|held| held.rollback);
+    let mut members = Vec::new();
+    if is_back(&draft).is_none() {
+        members = draft.members(input, Aim::Forward(&target));
+        forward::stop_if_over_budget(&mut draft, &members, &target);
+    }
+    match is_back(&draft) {
+        Some(held) => {
+            members = draft.members(input, Aim::Back(&held));
+            back::walk(&mut draft, &mut members, &held);
+        }
+        None => forward::walk(&mut draft, &mut members, &target),
+    }
+    Ok(draft.finish(members))
+}
+
+/// A plan in the making.
+struct Draft<'a, 'r> {
+    fleet: &'a FluxFleet,
+    rules: &'r Rules,
+    status: FluxFleetStatus,
+    now: Timestamp,
+    admissions: Vec<Move<'a>>,
+    /// Instants at which something changes by itself.
+    wake: Vec<Timestamp>,
+}
+
+impl<'a> Draft<'a, '_> {
+    /// One status for each stage of the spec, in its order, with what is remembered under its name.
+    fn stages(&mut self) {
+        let mut known: BTreeMap<String, _> =
+            std::mem::take(&mut self.status.stages).into_iter().map(|s| (s.name.clone(), s)).collect();
+        self.status.stages = self
+            .rules
+            .stages
+            .iter()
+            .map(|rules| {
+                let mut stage = known.remove(&rules.name).unwrap_or_default();
+                stage.name.clone_from(&rules.name);
+                stage
+            })
+            .collect();
+    }
+
+    fn members(&self, input: &Input<'a>, aim: Aim<'_>) -> Vec<Member<'a>> {
+        let nothing = BTreeMap::new();
+        let resumed = self.status.resumed.as_ref().map(|time| time.0);
+        let mut versions = Versions::default();
+        let mut members: Vec<Member<'a>> = input
+            .instances
+            .iter()
+            .filter(|instance| instance.metadata.deletion_timestamp.is_none())
+            .filter_map(|instance| {
+                let instance: &'a FluxInstance = instance;
+                let labels = instance.metadata.labels.as_ref().unwrap_or(&nothing);
+                if !self.rules.selector.matches(labels) {
+                    return None;
+                }
+                let stage = self.rules.stage_of(labels);
+                let others = input.others.iter().filter(|other| other.selector.matches(labels));
+                let others: Vec<String> = others.map(|other| other.name.clone()).collect();
+                let state = match stage {
+                    _ if instance.spec.admission == Admission::Own => State::Ungoverned,
+                    _ if !others.is_empty() => State::Conflict(others),
+                    None => State::Unassigned,
+                    Some(stage) => {
+                        let rules = &self.rules.stages[stage];
+                        member::state(instance, aim, &View { rules, resumed, now: self.now }, &mut versions)
+                    }
+                };
+                Some(Member { instance, name: instance.metadata.name.as_deref().unwrap_or_default(), stage, state })
+            })
+            .collect();
+        members.sort_unstable_by_key(|member| member.name);
+        members
+    }
+
+    /// Admits one, which is on its way from now on.
+    fn admit(&mut self, member: &mut Member<'a>, to: &Pinned, rollback: bool) {
+        // Later than the word that let it be tried again, else it would look like the try before.
+        let resumed =
+            self.status.resumed.as_ref().and_then(|time| time.0.checked_add(SignedDuration::from_secs(1)).ok());
+        let at = resumed.map_or(self.now, |resumed| resumed.max(self.now));
+        let deadline = member.stage.map_or(SignedDuration::ZERO, |stage| self.rules.stages[stage].deadline);
+        let until = at.checked_add(deadline).unwrap_or(Timestamp::MAX);
+        let by = self.fleet.metadata.name.clone().unwrap_or_default();
+        let (version, digest) = (to.version.clone(), to.digest.clone());
+        let admitted = Admitted { version, digest, by, at: Time(at), rollback };
+        self.admissions.push(Move { instance: member.instance, admitted });
+        member.state = State::Moving { until };
+    }
+
+    fn finish(mut self, members: Vec<Member<'a>>) -> FleetPlan<'a> {
+        for member in &members {
+            if let State::Moving { until } | State::Wavering { until } = member.state {
+                self.wake.push(until);
+            }
+        }
+        report::report(&mut self, &members);
+        let next = self.wake.iter().filter(|at| **at > self.now).min();
+        let recheck = next.map(|at| at.duration_since(self.now));
+        FleetPlan { admissions: self.admissions, status: self.status, recheck, members }
+    }
+}
+
+/// The fleets that select an instance, by their place among those given.
+pub fn selecting<'f>(instance: &FluxInstance, fleets: impl Iterator<Item = &'f FluxFleet>) -> Vec<&'f FluxFleet> {
+    let nothing = BTreeMap::new();
+    let labels = instance.metadata.labels.as_ref().unwrap_or(&nothing);
+    let selects = |fleet: &&FluxFleet| Selector::try_from(fleet.spec.selector.clone()).is_ok_and(|s| s.matches(labels));
+    fleets.filter(selects).collect()
+}
+
+/// The bundle that an instance is to be looked at for, since its fleet is about to admit it: the target, once the stages before its own are done.
+pub fn asked(instance: &FluxInstance, fleet: &FluxFleet) -> Option<Pinned> {
+    let status = fleet.status.as_ref()?;
+    let target = status.target.as_ref()?;
+    let admitted = instance.status.as_ref().and_then(|s| s.admitted.as_ref());
+    if instance.spec.admission != Admission::Fleet || admitted.is_some_and(|a| a.digest == target.digest) {
+        return None;
+    }
+    let rules = Rules::read(&fleet.spec).ok()?;
+    let stage = &rules.stages[rules.stage_of(instance.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))?];
+    let stage = status.stages.iter().find(|known| known.name == stage.name)?;
+    let is_held = status.held.as_ref().is_some_and(|held| held.digest == target.digest);
+    let pinned = Pinned { version: target.version.clone(), digest: target.digest.clone() };
+    (stage.state != StageState::Pending && !is_held).then_some(pinned)
+}
