@@ -23,7 +23,8 @@ HEADWATER := $(TARGET)/debug/headwater
 DESCRIBED := $(TARGET)/described
 
 # Generated files: target, then what `headwater generate` calls it.
-GENERATED := crds/headwater.dev_fluxinstances.yaml=crds \
+GENERATED := crds/headwater.dev_fluxinstances.yaml=crd+flux-instance \
+  crds/headwater.dev_fluxfleets.yaml=crd+flux-fleet \
   config/rbac/hub.yaml=rbac-hub \
   config/rbac/target.yaml=rbac-target+bundles/flux \
   bundles/bundle.schema.json=bundle-schema \

@@ -148,8 +148,11 @@ struct KubeconfigArgs {
 
 #[derive(Subcommand)]
 enum GenerateCommand {
-    /// CRDs, as in crds/
-    Crds,
+    /// A CRD, as in crds/
+    Crd {
+        /// Of which kind
+        kind: OurKind,
+    },
     /// RBAC of the hub, as in config/rbac/hub.yaml
     RbacHub,
     /// RBAC of a managed cluster, as in config/rbac/target.yaml, from the bundles in a source folder
@@ -161,6 +164,15 @@ enum GenerateCommand {
     BundleSchema,
     /// Reference of this command line, as Markdown
     CliReference,
+}
+
+/// Kinds of custom resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OurKind {
+    /// `FluxInstance`
+    FluxInstance,
+    /// `FluxFleet`
+    FluxFleet,
 }
 
 /// Output formats.

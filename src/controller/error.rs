@@ -63,6 +63,9 @@ pub enum StepError {
     /// Finding, pulling or reading the bundle.
     #[error("{0}")]
     Artifact(#[from] ArtifactError),
+    /// No fleet has admitted a bundle, and nothing runs.
+    #[error("spec.admission is Fleet, and no FluxFleet has admitted a bundle yet")]
+    AwaitingAdmission,
     /// The preflight found what stops the change; nothing was written.
     #[error("{}", .0.text)]
     Preflight(Refusal),
@@ -156,6 +159,7 @@ impl StepError {
             Self::Render(_) => "BuildFailed",
             Self::Preflight(refusal) if refusal.rule == Rule::KubernetesVersion => "KubernetesUnsupported",
             Self::Preflight(_) => "PreflightFailed",
+            Self::AwaitingAdmission => "AwaitingAdmission",
             Self::Migration { cause, .. } => match reason_of(cause) {
                 "ReconciliationFailed" => "MigrationFailed",
                 reason => reason,
@@ -175,6 +179,7 @@ impl StepError {
             | Self::Identity { .. }
             | Self::Claimed { .. }
             | Self::Preflight(_)
+            | Self::AwaitingAdmission
             | Self::NoWay(_)
             | Self::Downgrade { .. }
             | Self::TakeoverDowngrade { .. }
@@ -226,6 +231,7 @@ impl StepError {
             | Self::Claimed { .. }
             | Self::Artifact(_)
             | Self::Preflight(_)
+            | Self::AwaitingAdmission
             | Self::NoWay(_)
             | Self::Downgrade { .. }
             | Self::TakeoverDowngrade { .. }

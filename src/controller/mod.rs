@@ -1,6 +1,7 @@
 //! The reconcile pipelines: `observe → resolve → render → plan → execute → assess → report`, one file a step; `remove` is
 //! the other way round. Steps that decide have no client, steps that have a client do not decide.
 
+mod admission;
 mod assess;
 mod claims;
 mod clusters;
@@ -8,6 +9,7 @@ mod drift;
 mod error;
 mod events;
 mod execute;
+mod fleet;
 mod observe;
 mod operator;
 mod plan;
@@ -28,11 +30,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus, StepState};
+use crate::api::condition::Verdict;
+use crate::api::{FLUX_NAMESPACE, FluxFleet, FluxInstance, FluxInstanceStatus, StepState};
 use crate::bundle::{Bundles, Provenance};
 use crate::cluster::{Cluster, InventoryStore, Mirror};
 use crate::plan::goal::{Goal, heed};
@@ -48,6 +51,9 @@ pub use preflight::{Checked, check};
 
 /// What the watch yields: one malformed object must not stop the others.
 pub type Guarded = DeserializeGuard<FluxInstance>;
+
+/// The same of fleets.
+pub type GuardedFleet = DeserializeGuard<FluxFleet>;
 
 /// On every instance until its removal is done.
 pub const FINALIZER: &str = "headwater.dev/finalizer";
@@ -70,6 +76,8 @@ pub struct Ctx {
     pub metrics: Metrics,
     /// Instances that were refused because of others.
     pub claims: claims::Claims,
+    /// The fleets of the namespace.
+    pub fleets: Store<GuardedFleet>,
     /// Asks for a pass.
     pub trigger: mpsc::Sender<ObjectRef<Guarded>>,
     memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
@@ -115,6 +123,16 @@ pub struct Run {
     /// Why a word could not be followed.
     refused: Option<String>,
     goal: Goal,
+    /// Digest of the bundle that the instance is to have, whatever becomes of it.
+    target: Option<String>,
+    /// More is allowed after that time.
+    wake: Option<Duration>,
+    /// What is to be said about its fleet.
+    admission: Option<Verdict>,
+    /// What was found out about the bundle that its fleet is about to admit.
+    candidate: Option<preflight::Outcome>,
+    /// Digest of that bundle.
+    asked: Option<String>,
     cluster: Option<Cluster>,
     bundle: Option<BundleRef>,
     provenance: Option<Provenance>,
@@ -224,7 +242,18 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
 
     let mut run = Run::begin(&instance);
     let owner = owner_of(&instance);
-    let result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
+    let fleets = ctx.fleets();
+    run.admission = admission::verdict(&instance, &fleets);
+    let candidate = admission::candidate(&instance, &fleets);
+    run.asked = candidate.as_ref().map(|candidate| candidate.digest.clone());
+    let mut result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
+    if let Some(candidate) = candidate.filter(|candidate| preflight::is_due(&instance, &run, &result, candidate)) {
+        match Box::pin(preflight::candidate(&ctx, &instance, &mut memory, &candidate)).await {
+            Ok(outcome) => run.candidate = Some(outcome),
+            Err(error) if result.is_ok() => result = Err(error),
+            Err(_) => {}
+        }
+    }
     match &result {
         Err(StepError::Claimed { owner: other, .. }) => ctx.claimed(&owner, Some(other)),
         Ok(()) => ctx.claimed(&owner, None),
@@ -232,7 +261,9 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         Err(_) => {}
     }
     run.claimants = ctx.claims.on(&owner);
-    if let Err(error) = &result {
+    if let Err(error) = &result
+        && !matches!(error, StepError::AwaitingAdmission)
+    {
         tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "pass failed");
         if error.is_about_reaching()
             && let Some(reference) = &instance.spec.kube_config

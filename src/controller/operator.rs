@@ -5,25 +5,30 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{PredicateConfig, WatchStreamExt, watcher};
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::{Ctx, Guarded, reconcile};
-use crate::api::{FluxInstance, TrustedRootKind};
+use super::fleet::{self, FleetCtx};
+use super::{Ctx, Guarded, GuardedFleet, reconcile};
+use crate::api::{FluxFleet, FluxInstance, TrustedRootKind};
 use crate::bundle::Demands;
 use crate::cluster::{connect, hub_config, with_deadline};
 use crate::telemetry::{Health, Metrics, serve};
 
 /// Passes at the same time. A pass waits for networks nearly all the time; unreachable clusters hold one for seconds.
 const CONCURRENCY: u16 = 64;
+/// Passes over fleets at the same time.
+const FLEETS: u16 = 8;
+/// Changes of instances come in bursts: one plan for all of them.
+const FLEET_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Watches are opened anew before load balancers drop idle connections.
 const WATCH_SECONDS: u32 = 200;
 
@@ -52,19 +57,27 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     tokio::select! {
         () = stopped(stop.clone()) => return Ok(()),
-        () = wait_for_crd(&hub, &health) => {}
+        () = wait_for_crds(&hub, &health) => {}
     }
 
     let (trigger, mut triggered) = mpsc::channel::<ObjectRef<Guarded>>(1024);
-    let ctx = Arc::new(Ctx::new(hub.clone(), namespace.clone(), options.demands, metrics, trigger));
+    let (fleet_reader, fleet_writer) = reflector::store::<GuardedFleet>();
+    let ctx = Ctx::new(hub.clone(), namespace.clone(), options.demands, metrics, fleet_reader.clone(), trigger);
+    let ctx = Arc::new(ctx);
 
     let (reader, writer) = reflector::store::<Guarded>();
     let config = || watcher::Config::default().timeout(WATCH_SECONDS);
+    // Every change of an instance has fleets planned anew; those of a fleet may concern its instances.
+    let (instance_changed, instance_changes) = watch::channel(());
+    let (fleet_changed, fleet_changes) = watch::channel(());
     let ready = health.clone();
     let instances = watcher(Api::<Guarded>::namespaced(hub.clone(), &namespace), config())
         .default_backoff()
         .reflect(writer)
-        .inspect(move |event| ready.set("instances", event.is_ok()))
+        .inspect(move |event| {
+            ready.set("instances", event.is_ok());
+            instance_changed.send_replace(());
+        })
         .touched_objects()
         .predicate_filter(what_matters, PredicateConfig::default());
 
@@ -84,8 +97,22 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         });
     let triggers = futures::stream::poll_fn(move |cx| triggered.poll_recv(cx));
 
+    let ready = health.clone();
+    let fleets = watcher(Api::<GuardedFleet>::namespaced(ctx.hub.clone(), &namespace), config())
+        .default_backoff()
+        .reflect(fleet_writer)
+        .inspect(move |event| {
+            ready.set("fleets", event.is_ok());
+            fleet_changed.send_replace(());
+        })
+        .touched_objects()
+        .predicate_filter(what_matters_of_fleets, PredicateConfig::default());
+    let fleet_ctx = Arc::new(FleetCtx::new(Arc::clone(&ctx), reader.clone()));
+    let planning = plan_fleets(fleets, fleet_reader, fleet_ctx, instance_changes, stopped(stop.clone()));
+    let waking = tokio::spawn(fleet::wake_members(Arc::clone(&ctx), reader.clone(), fleet_changes));
+
     tracing::info!(%namespace, version = env!("CARGO_PKG_VERSION"), "operator started");
-    Controller::for_stream(instances, reader)
+    let passes = Controller::for_stream(instances, reader)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_stream(secrets, move |secret| {
             let name = secret.name_any();
@@ -103,11 +130,43 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             if let Err(error) = result {
                 tracing::debug!(%error, "controller");
             }
-        })
-        .await;
+        });
+    tokio::join!(passes, planning);
+    waking.abort();
     servers.abort();
     tracing::info!("operator stopped");
     Ok(())
+}
+
+/// Passes over fleets, from the moment that all instances are known: a stage of which none was seen yet would look empty, and be passed.
+async fn plan_fleets(
+    fleets: impl futures::Stream<Item = Result<GuardedFleet, watcher::Error>> + Send + 'static,
+    reader: Store<GuardedFleet>,
+    ctx: Arc<FleetCtx>,
+    changes: watch::Receiver<()>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let mut stop = Box::pin(stop).shared();
+    tokio::select! {
+        () = &mut stop => return,
+        ready = ctx.instances.wait_until_ready() => if ready.is_err() { return },
+    }
+    Controller::for_stream(fleets, reader)
+        .with_config(controller::Config::default().concurrency(FLEETS).debounce(FLEET_DEBOUNCE))
+        .reconcile_all_on(changed(changes))
+        .graceful_shutdown_on(stop)
+        .run(fleet::reconcile, |_, never, _| match *never {}, ctx)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(%error, "fleets");
+            }
+        })
+        .await;
+}
+
+/// One item per burst of changes.
+fn changed(changes: watch::Receiver<()>) -> impl futures::Stream<Item = ()> + Send {
+    futures::stream::unfold(changes, |mut changes| async move { changes.changed().await.ok().map(|()| ((), changes)) })
 }
 
 /// Becomes true at SIGTERM (Kubernetes) or SIGINT (a terminal).
@@ -131,13 +190,23 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Our own status writes change none of these.
+/// Our own status writes change none of these; a fleet's word in the status does.
 #[allow(clippy::unnecessary_wraps, reason = "the shape of a predicate")]
 fn what_matters(instance: &Guarded) -> Option<u64> {
     let metadata = instance.meta();
     let mut hasher = std::hash::DefaultHasher::new();
     (&metadata.generation, &metadata.annotations, &metadata.finalizers, &metadata.deletion_timestamp.is_some())
         .hash(&mut hasher);
+    let admitted = instance.0.as_ref().ok().and_then(|i| i.status.as_ref()?.admitted.as_ref());
+    admitted.map(|admitted| (&admitted.digest, admitted.at.0, admitted.rollback)).hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the shape of a predicate")]
+fn what_matters_of_fleets(fleet: &GuardedFleet) -> Option<u64> {
+    let metadata = fleet.meta();
+    let mut hasher = std::hash::DefaultHasher::new();
+    (&metadata.generation, &metadata.annotations, &metadata.deletion_timestamp.is_some()).hash(&mut hasher);
     Some(hasher.finish())
 }
 
@@ -160,10 +229,14 @@ fn names_secret(instance: &FluxInstance, name: &str) -> bool {
         .any(|named| named == name)
 }
 
+async fn wait_for_crds(hub: &kube::Client, health: &Health) {
+    wait_for_crd(hub, health, FluxInstance::crd_name()).await;
+    wait_for_crd(hub, health, FluxFleet::crd_name()).await;
+}
+
 /// Waiting for our CRD is a state, not a reason to exit: operator and CRDs may be applied in any order.
-async fn wait_for_crd(hub: &kube::Client, health: &Health) {
+async fn wait_for_crd(hub: &kube::Client, health: &Health, name: &str) {
     let crds = Api::<CustomResourceDefinition>::all(hub.clone());
-    let name = FluxInstance::crd_name();
     let mut pause = std::time::Duration::from_millis(250);
     loop {
         match with_deadline(crds.get_metadata_opt(name)).await {

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::{Ctx, Memory, Run, StepError, drift, observe, owner_of, resolve, revisions, survey};
+use super::{Ctx, Memory, Run, StepError, admission, drift, observe, owner_of, resolve, revisions, survey};
 use crate::api::{CONFIRM, FluxInstance, FluxInstanceStatus, Revision};
 use crate::bundle::{Bundles, Demands, Resolved};
 use crate::cluster::{Cluster, InventoryStore};
@@ -34,6 +35,7 @@ impl Ctx {
         namespace: String,
         demands: Demands,
         metrics: Metrics,
+        fleets: Store<super::GuardedFleet>,
         trigger: mpsc::Sender<super::ObjectRef<super::Guarded>>,
     ) -> Self {
         Self {
@@ -45,6 +47,7 @@ impl Ctx {
             compared: super::preflight::Compared::default(),
             metrics,
             claims: super::claims::Claims::default(),
+            fleets,
             trigger,
             memories: std::sync::Mutex::default(),
         }
@@ -54,7 +57,8 @@ impl Ctx {
 /// Observes, resolves, renders and plans; writes nothing.
 pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Preview, StepError> {
     let (trigger, _) = mpsc::channel(1);
-    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), trigger);
+    let (fleets, _) = kube::runtime::reflector::store();
+    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), fleets, trigger);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
     let prepared = Box::pin(prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
@@ -89,7 +93,9 @@ pub(super) async fn prepare(
     let store = observe::inventory(&cluster, owner, memory).await?;
     let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
 
+    let instance = &admission::admit(instance, store.inventory.bundle.as_ref(), run)?;
     let target = resolve::resolve(ctx, instance).await?;
+    run.target = Some(target.reference.digest.clone());
     run.goal = goal(&mut run.status, &target.reference.digest, instance.metadata.generation);
     let (instance, resolved) = match &run.goal {
         Goal::Target | Goal::Stay => (instance.clone(), target),

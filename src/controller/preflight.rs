@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 
 use super::{Ctx, Memory, Run, StepError, owner_of, plan, resolve};
 use crate::api::condition::Verdict;
-use crate::api::{FLUX_NAMESPACE, FluxInstance, PreflightStatus};
+use crate::api::{
+    Admission, Enforcement, FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus, Pinned, PreflightFinding, PreflightStatus,
+};
 use crate::bundle::Demands;
 use crate::cluster::{Cluster, ClusterError, IN_FLIGHT};
 use crate::plan::goal::Goal;
@@ -252,6 +254,72 @@ pub(super) async fn before(
     prepared.no_way.clone().map_or(Ok(()), |error| Err(error.into()))
 }
 
+/// Whether a candidate has to be looked at: nothing is under way, and it has not passed yet with this spec.
+pub(super) fn is_due(instance: &FluxInstance, run: &Run, result: &Result<(), StepError>, candidate: &Pinned) -> bool {
+    let is_idle = match result {
+        Ok(()) => run.plan.as_ref().is_none_or(Plan::is_empty) && run.applied && !instance.spec.suspend,
+        Err(StepError::AwaitingAdmission) => true,
+        // What runs has failed, and what comes next may be what helps.
+        Err(error) => !error.is_about_reaching() && !error.is_transient(),
+    };
+    let found = run.status.preflight.as_ref().filter(|found| found.digest == candidate.digest);
+    let has_passed = found.is_some_and(|found| {
+        found.generation == instance.metadata.generation
+            && found.findings.iter().all(|finding| finding.severity != Enforcement::Error)
+    });
+    is_idle && !has_passed
+}
+
+/// Looks at what stands in the way of a bundle that the fleet is about to admit; writes nothing. That it cannot even be planned is a
+/// finding too.
+pub(super) async fn candidate(
+    ctx: &Ctx,
+    instance: &FluxInstance,
+    memory: &mut Memory,
+    candidate: &Pinned,
+) -> Result<Outcome, StepError> {
+    let mut there = instance.clone();
+    there.spec.admission = Admission::Own;
+    there.spec.upgrade.windows.clear();
+    there.spec.distribution.version.clone_from(&candidate.digest);
+    let mut run = Run::default();
+    run.status = FluxInstanceStatus { held: None, ..instance.status.clone().unwrap_or_default() };
+    let judged = async {
+        let prepared = Box::pin(plan::prepare(ctx, &there, &owner_of(instance), memory, &mut run)).await?;
+        let report = Box::pin(judge(ctx, &there, &prepared)).await;
+        let desired = Arc::clone(&prepared.desired);
+        memory.inventory = Some(prepared.store);
+        Ok::<_, StepError>((report?, desired))
+    };
+    let generation = instance.metadata.generation;
+    match judged.await {
+        Ok((report, desired)) => {
+            let verdict = match report.refusal(&instance.name_any()) {
+                None => Verdict::yes("PreflightPassed", format!("{}: {}", candidate.version, report.summary())),
+                Some(refusal) => Verdict::no("PreflightFailed", format!("{}: {}", candidate.version, refusal.text)),
+            };
+            Ok(Outcome { status: report.status(&desired, generation), verdict })
+        }
+        Err(error) if error.is_transient() || error.is_about_reaching() => Err(error),
+        Err(error) => {
+            let finding = PreflightFinding {
+                severity: Enforcement::Error,
+                rule: error.reason().to_owned(),
+                object: None,
+                message: crate::api::condition::cut(error.to_string()),
+                remedy: "put right what is named".to_owned(),
+            };
+            let verdict = Verdict::no("PreflightFailed", format!("{}: {error}", candidate.version));
+            let config = run.config.unwrap_or_default();
+            let digest = candidate.digest.clone();
+            Ok(Outcome {
+                status: PreflightStatus { digest, generation, config, findings: vec![finding], more: 0 },
+                verdict,
+            })
+        }
+    }
+}
+
 async fn judge(ctx: &Ctx, instance: &FluxInstance, prepared: &plan::Prepared) -> Result<Report, StepError> {
     let survey = prepared.survey.clone().unwrap_or_default();
     let recorded = prepared.observed.inventory.bundle.as_ref().map(|bundle| bundle.version.as_str());
@@ -284,7 +352,8 @@ pub struct Checked {
 /// Makes the plan and looks at what stands in its way, whether it has begun or not; writes nothing.
 pub async fn check(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Checked, StepError> {
     let (trigger, _) = mpsc::channel(1);
-    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), trigger);
+    let (fleets, _) = kube::runtime::reflector::store();
+    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), fleets, trigger);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
     let prepared = Box::pin(plan::prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -14,12 +15,25 @@ use crate::bundle::{ArtifactError, Origin, Request, Resolved, Verification};
 use crate::cluster::with_deadline;
 use crate::registry::{Access, Address, Credentials, Proxy, RegistryError};
 
-/// Finds the bundle.
+/// How long one question to a registry may take where nobody says.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Finds the bundle of an instance.
 pub(super) async fn resolve(ctx: &Ctx, instance: &FluxInstance) -> Result<Resolved, StepError> {
-    let max_age = interval(instance)?;
+    let timeout = instance.spec.timeout.get().map_err(|e| StepError::Spec(format!("spec.timeout: {e}")))?;
+    bundle(ctx, &instance.spec.distribution, interval(instance)?, timeout).await
+}
+
+/// Finds a bundle; what is known of tags may be as old as `max_age`, and a question to the registry take `timeout`.
+pub(super) async fn bundle(
+    ctx: &Ctx,
+    distribution: &Distribution,
+    max_age: Duration,
+    timeout: Duration,
+) -> Result<Resolved, StepError> {
     let request = Request {
-        origin: origin(ctx, instance).await?,
-        version: &instance.spec.distribution.version,
+        origin: origin(ctx, distribution, timeout).await?,
+        version: &distribution.version,
         // A little younger than the pass that asks, else every other pass would find it just fresh enough.
         max_age: max_age.mul_f64(0.8),
     };
@@ -27,8 +41,7 @@ pub(super) async fn resolve(ctx: &Ctx, instance: &FluxInstance) -> Result<Resolv
 }
 
 /// Where the bundle comes from, with all that the spec refers to read.
-async fn origin(ctx: &Ctx, instance: &FluxInstance) -> Result<Origin, StepError> {
-    let distribution = &instance.spec.distribution;
+async fn origin(ctx: &Ctx, distribution: &Distribution, timeout: Duration) -> Result<Origin, StepError> {
     let Some(artifact) = &distribution.artifact else { return Ok(Origin::Embedded) };
     let address = Address::parse(artifact).map_err(|e| StepError::Spec(format!("spec.distribution.artifact: {e}")))?;
     let verification = match &distribution.verify {
@@ -36,7 +49,7 @@ async fn origin(ctx: &Ctx, instance: &FluxInstance) -> Result<Origin, StepError>
         Some(verify) => Some(Box::new(verification(ctx, verify).await?)),
     };
     let mut access = access(ctx, distribution).await?;
-    access.timeout = instance.spec.timeout.get().map_err(|e| StepError::Spec(format!("spec.timeout: {e}")))?;
+    access.timeout = timeout;
     Ok(Origin::Repository { address, access: Box::new(access), verification })
 }
 
@@ -160,6 +173,6 @@ impl Material {
 }
 
 /// `spec.interval`.
-pub(super) fn interval(instance: &FluxInstance) -> Result<std::time::Duration, StepError> {
+pub(super) fn interval(instance: &FluxInstance) -> Result<Duration, StepError> {
     instance.spec.interval.get().map_err(|e| StepError::Spec(format!("spec.interval: {e}")))
 }

@@ -147,10 +147,9 @@ impl<'a> Facts<'a> {
         let is = |revision: &Option<crate::api::Revision>| revision.as_ref().is_some_and(|r| r.digest == digest);
         let plan = status.plan.as_ref().filter(|plan| plan.digest == digest);
         let is_under_way = plan.is_some_and(|plan| plan.steps.iter().any(|step| step.state != StepState::Done));
-        status.observed_digest.as_deref() == Some(digest)
-            && is(&status.applied)
-            && is(&status.last_good)
-            && !is_under_way
+        // Who does not want to wait for health does not get it.
+        let is_good = is(&status.last_good) || !self.instance.spec.wait;
+        status.observed_digest.as_deref() == Some(digest) && is(&status.applied) && is_good && !is_under_way
     }
 
     /// The digest failed there since it was admitted; what runs now is something else, or broken.

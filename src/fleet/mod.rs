@@ -4,6 +4,7 @@
 //! Nothing is remembered but what is in the objects: the state of a cluster follows from its instance ([`member`]), the stages that
 //! are done and the instants of soaks are in the fleet's status. Losing that status only makes it wait longer.
 
+mod admission;
 mod back;
 mod forward;
 mod member;
@@ -21,6 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{Selector, SelectorExt};
 
+pub use self::admission::{Allowed, allowed};
 pub use self::member::{Member, State};
 pub use self::policy::{MAX_IN_FLIGHT, Rules, StageRules};
 pub use self::reason::{Deferral, Exclusion, Failure, Waiting};
@@ -61,6 +63,17 @@ pub struct FleetPlan<'a> {
     pub recheck: Option<SignedDuration>,
     /// What each instance that the fleet selects is to it, by name.
     pub members: Vec<Member<'a>>,
+}
+
+impl FleetPlan<'_> {
+    /// Since when the cluster that is deferred longest cannot be reached.
+    pub fn oldest_deferred(&self) -> Option<Timestamp> {
+        let since = |member: &Member<'_>| match &member.state {
+            State::Deferred(deferral) => Some(deferral.since),
+            _ => None,
+        };
+        self.members.iter().filter_map(since).min()
+    }
 }
 
 /// One admission.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +12,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::api::{FluxFleetStatus, Phase};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct PassLabels {
@@ -23,6 +26,18 @@ struct DriftLabels {
     instance: String,
     kind: String,
     manager: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FleetLabels {
+    fleet: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StageLabels {
+    fleet: String,
+    stage: String,
+    state: &'static str,
 }
 
 /// Field managers that get a label of their own; anybody can invent names for them.
@@ -41,7 +56,58 @@ pub struct Metrics {
     seconds: Histogram,
     ready: Family<InstanceLabels, Gauge>,
     drift: Family<DriftLabels, Counter>,
+    fleet: Fleets,
     managers: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// What is told of fleets.
+#[derive(Clone)]
+struct Fleets {
+    clusters: Family<StageLabels, Gauge>,
+    stopped: Family<FleetLabels, Gauge>,
+    since: Family<FleetLabels, Gauge>,
+    deferred: Family<FleetLabels, Gauge>,
+    seconds: Family<FleetLabels, Histogram>,
+}
+
+impl Fleets {
+    fn register(registry: &mut Registry) -> Self {
+        let fleets = Self {
+            clusters: Family::default(),
+            stopped: Family::default(),
+            since: Family::default(),
+            deferred: Family::default(),
+            seconds: Family::new_with_constructor(|| {
+                Histogram::new([10.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0])
+            }),
+        };
+        registry.register(
+            "fleet_clusters",
+            "Clusters of a fleet by stage and state; alert on failed above 0, and on deferred or waiting that last",
+            fleets.clusters.clone(),
+        );
+        registry.register(
+            "fleet_stopped",
+            "1 while a fleet admits nothing since too many clusters failed or somebody said so; alert on 1",
+            fleets.stopped.clone(),
+        );
+        registry.register(
+            "fleet_target_since_seconds",
+            "When the target of a fleet was set (Unix time), 0 when all that can be are on it; alert when long ago",
+            fleets.since.clone(),
+        );
+        registry.register(
+            "fleet_oldest_deferred_seconds",
+            "Since when the cluster that is deferred longest cannot be reached (Unix time), 0 for none; alert when long ago",
+            fleets.deferred.clone(),
+        );
+        registry.register(
+            "fleet_cluster_seconds",
+            "Time from a new target until a cluster was done with it",
+            fleets.seconds.clone(),
+        );
+        fleets
+    }
 }
 
 impl Default for Metrics {
@@ -67,8 +133,9 @@ impl Default for Metrics {
             "Changes of installed objects by others, by kind and by the field manager that did it; alert on a lasting rate",
             drift.clone(),
         );
+        let fleet = Fleets::register(&mut registry);
         let managers = Arc::default();
-        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready, drift, managers }
+        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready, drift, fleet, managers }
     }
 }
 
@@ -103,6 +170,35 @@ impl Metrics {
     /// An instance is gone.
     pub fn forget(&self, instance: &str) {
         self.ready.remove(&InstanceLabels { instance: instance.to_owned() });
+    }
+
+    /// Where a fleet stands.
+    pub fn fleet(&self, fleet: &str, status: &FluxFleetStatus, oldest_deferred: Option<Timestamp>) {
+        let labels = FleetLabels { fleet: fleet.to_owned() };
+        self.fleet.stopped.get_or_create(&labels).set(i64::from(status.held.is_some()));
+        let is_open = status.phase != Some(Phase::Complete);
+        let since = status.target.as_ref().filter(|_| is_open).map_or(0, |target| target.since.0.as_second());
+        self.fleet.since.get_or_create(&labels).set(since);
+        self.fleet.deferred.get_or_create(&labels).set(oldest_deferred.map_or(0, Timestamp::as_second));
+        for stage in &status.stages {
+            let counts = &stage.counts;
+            for (state, count) in [
+                ("done", counts.done),
+                ("updating", counts.updating),
+                ("failed", counts.failed),
+                ("deferred", counts.deferred),
+                ("waiting", counts.waiting),
+                ("leftOut", counts.left_out),
+            ] {
+                let labels = StageLabels { fleet: fleet.to_owned(), stage: stage.name.clone(), state };
+                self.fleet.clusters.get_or_create(&labels).set(count);
+            }
+        }
+    }
+
+    /// A cluster is done with the target of its fleet.
+    pub fn cluster_done(&self, fleet: &str, after: Duration) {
+        self.fleet.seconds.get_or_create(&FleetLabels { fleet: fleet.to_owned() }).observe(after.as_secs_f64());
     }
 
     /// `OpenMetrics` text.

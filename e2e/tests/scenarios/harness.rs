@@ -220,10 +220,9 @@ impl Site {
     }
 
     fn install_crds(&self) {
-        self.kubectl(&["apply", "--server-side", "-f", &in_repository("crds/headwater.dev_fluxinstances.yaml")])
-            .unwrap();
+        self.kubectl(&["apply", "--server-side", "-k", &in_repository("crds")]).unwrap();
         eventually("our CRD is served", SOON, || {
-            self.request("GET", "/apis/headwater.dev/v1alpha1/fluxinstances", None).map_err(|e| format!("{e:?}"))
+            self.request("GET", "/apis/headwater.dev/v1alpha1/fluxfleets", None).map_err(|e| format!("{e:?}"))
         });
     }
 

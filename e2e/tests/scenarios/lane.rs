@@ -132,7 +132,7 @@ impl<'a> Lane<'a> {
         }
         for (path, object) in self.objects() {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let is_flux = path.starts_with(CRDS) && name != "fluxinstances.headwater.dev" || is_custom(&path);
+            let is_flux = path.starts_with(CRDS) && !name.ends_with(".headwater.dev") || is_custom(&path);
             let labels = &object["metadata"]["labels"];
             let is_installed =
                 !labels["headwater.dev/installation"].is_null() || labels["app.kubernetes.io/part-of"] == "flux";
@@ -151,7 +151,7 @@ impl<'a> Lane<'a> {
             self.settle();
             let left = site.must_get(CRDS)["items"].as_array().map_or(0, Vec::len);
             let namespace = site.get(&format!("{NAMESPACES}/flux-system"));
-            if left == 1 && namespace.is_none() { Ok(()) } else { Err(format!("{left} CRDs, {namespace:?}")) }
+            if left == 2 && namespace.is_none() { Ok(()) } else { Err(format!("{left} CRDs, {namespace:?}")) }
         });
         self.faults.clear();
     }
@@ -224,7 +224,7 @@ impl<'a> Lane<'a> {
 }
 
 /// How a rollout ends: well, or not when its images cannot be pulled.
-fn rolled_out(deployment: &Value) -> Value {
+pub(crate) fn rolled_out(deployment: &Value) -> Value {
     let is_good = !deployment["spec"]["template"].to_string().contains("pull-fails");
     let ready = i32::from(is_good);
     let condition = |type_: &str, reason: &str| {

@@ -21,6 +21,7 @@ mod docs;
 mod drift;
 mod failure;
 mod faults;
+mod fleet;
 mod harness;
 mod interop;
 mod ladder;

@@ -377,7 +377,7 @@ pub(crate) fn uninstall() -> Operation {
             None => Ok(()),
             Some(instance) => Err(instance["status"]["conditions"].to_string()),
         },
-        kept: |path| path.ends_with("fluxinstances.headwater.dev"),
+        kept: |path| path.ends_with(".headwater.dev"),
         deletes: true,
         waits: true,
         stays: false,

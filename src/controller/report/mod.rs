@@ -122,7 +122,7 @@ pub(super) async fn report(
             memory.failures = 0;
             let interval = || jitter(super::resolve::interval(instance).unwrap_or(BACKOFF_LAST));
             let pause = if let Next::Soon(pause) = next { pause } else { interval() };
-            run.drift.wake.map_or(pause, |wake| pause.min(wake))
+            [run.drift.wake, run.wake].into_iter().flatten().fold(pause, Duration::min)
         }
     };
     Action::requeue(pause)
@@ -285,12 +285,13 @@ async fn write(
     let params = PatchParams::default();
     let written = with_deadline(api.patch_status(&name, &params, &patch)).await?;
     let version = written.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0);
+    // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
     memory.status = Some((version, new.clone()));
     Ok(())
 }
 
 /// RFC 7396: what turns `old` into `new`; fields that went away become null.
-fn merge_patch(old: &serde_json::Value, new: &serde_json::Value) -> serde_json::Value {
+pub(super) fn merge_patch(old: &serde_json::Value, new: &serde_json::Value) -> serde_json::Value {
     let (Some(old), Some(new_map)) = (old.as_object(), new.as_object()) else { return new.clone() };
     let mut patch = serde_json::Map::new();
     for (key, value) in new_map {

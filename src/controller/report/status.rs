@@ -109,20 +109,28 @@ fn draft<'a>(old: &FluxInstanceStatus, generation: Option<i64>, run: &Run, now: 
     if let Some(cluster) = &run.cluster {
         status.cluster = Some(ClusterStatus { kubernetes_version: cluster.version.clone(), uid: cluster.uid.clone() });
     }
+    if let Some(target) = &run.target {
+        status.observed_digest = Some(target.clone());
+    }
     if let Some(objects) = run.objects {
         status.objects = i64::try_from(objects).ok();
     }
     let mut draft = Draft { status, generation, now };
     preflight(&mut draft, run);
+    match &run.admission {
+        Some(verdict) => draft.say(condition::ADMITTED, verdict.clone()),
+        None => condition::clear(&mut draft.status.conditions, condition::ADMITTED),
+    }
     draft
 }
 
 /// What stands in the way is said of the newest target alone.
 fn preflight(draft: &mut Draft, run: &Run) {
-    if let Some(outcome) = &run.preflight {
+    if let Some(outcome) = run.candidate.as_ref().or(run.preflight.as_ref()) {
         draft.status.preflight = Some(outcome.status.clone());
         draft.say(condition::PREFLIGHT, outcome.verdict.clone());
     } else if let (Some(bundle), Some(config), Some(found)) = (&run.bundle, &run.config, &draft.status.preflight)
+        && run.asked.as_ref() != Some(&found.digest)
         && (found.digest != bundle.digest || found.config != *config)
     {
         draft.status.preflight = None;
@@ -292,6 +300,10 @@ fn failed(draft: &mut Draft, instance: &FluxInstance, run: &Run, error: &StepErr
         }
     }
     let text = error.to_string();
+    if matches!(error, StepError::AwaitingAdmission) {
+        draft.working(error.reason(), &text);
+        return (Verdict::unknown(error.reason(), text), Next::Interval);
+    }
     // A cluster that does not answer cannot be brought back either: its clock stands still.
     if run.plan.is_some() && !error.is_about_reaching() {
         let is_over = !error.is_transient() || draft.is_overdue(instance, run);

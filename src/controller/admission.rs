@@ -1,0 +1,79 @@
+//! Step 2, first half, no client: what the instance may install, and what its fleet is about to admit.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::{Ctx, Run, StepError};
+use crate::api::condition::Verdict;
+use crate::api::{Admission, FluxFleet, FluxInstance, Pinned};
+use crate::fleet::{Allowed, allowed, asked, selecting};
+use crate::plan::BundleRef;
+
+/// The instance with the version it may have in place of the one it asks for. `running` is what the inventory says: a status
+/// may be lost, and what runs then stays.
+pub(super) fn admit(
+    instance: &FluxInstance,
+    running: Option<&BundleRef>,
+    run: &mut Run,
+) -> Result<FluxInstance, StepError> {
+    let now = Timestamp::now();
+    let allowed = allowed(instance, now).map_err(StepError::Spec)?;
+    let mut admitted = instance.clone();
+    let (bundle, rollback) = match (allowed, running) {
+        (Allowed::Newest, _) => return Ok(admitted),
+        (Allowed::Only { bundle, rollback, until }, _) => {
+            run.wake = until.map(|until| until.duration_since(now).unsigned_abs());
+            (bundle.digest, rollback)
+        }
+        (Allowed::AsItIs, Some(running)) => (running.digest.clone(), false),
+        (Allowed::AsItIs, None) => return Err(StepError::AwaitingAdmission),
+    };
+    run.target = Some(bundle.clone());
+    admitted.spec.distribution.version = bundle;
+    admitted.spec.upgrade.allow_downgrade |= rollback;
+    Ok(admitted)
+}
+
+/// What is to be said of an instance that waits for fleets; nothing of one that does not.
+pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<FluxFleet>]) -> Option<Verdict> {
+    if instance.spec.admission == Admission::Own {
+        return None;
+    }
+    let names: Vec<String> =
+        selecting(instance, fleets.iter().map(AsRef::as_ref)).iter().map(|fleet| fleet.name_any()).collect();
+    let admitted = instance.status.as_ref().and_then(|s| s.admitted.as_ref());
+    let stays = "it stays as it is";
+    Some(match (names.as_slice(), admitted) {
+        ([], _) => Verdict::no("NoFleet", format!("no FluxFleet of this namespace selects this instance: {stays}")),
+        ([_, _, ..], _) => {
+            let names = names.join(", ");
+            Verdict::no("Conflict", format!("FluxFleets {names} select this instance: none moves it, {stays}"))
+        }
+        ([fleet], Some(admitted)) => Verdict::yes(
+            "Admitted",
+            format!("FluxFleet {fleet} has admitted {} ({})", admitted.version, admitted.digest),
+        ),
+        ([fleet], None) => {
+            let text = format!("FluxFleet {fleet} has admitted nothing yet: {stays}");
+            Verdict::unknown("AwaitingAdmission", text)
+        }
+    })
+}
+
+impl Ctx {
+    /// All fleets of the namespace.
+    pub(super) fn fleets(&self) -> Vec<Arc<FluxFleet>> {
+        let read = |fleet: Arc<super::GuardedFleet>| fleet.0.as_ref().ok().cloned().map(Arc::new);
+        self.fleets.state().into_iter().filter_map(read).collect()
+    }
+}
+
+/// The bundle that the one fleet of an instance is about to admit.
+pub(super) fn candidate(instance: &FluxInstance, fleets: &[Arc<FluxFleet>]) -> Option<Pinned> {
+    match selecting(instance, fleets.iter().map(AsRef::as_ref)).as_slice() {
+        [fleet] => asked(instance, fleet),
+        _ => None,
+    }
+}

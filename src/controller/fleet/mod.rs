@@ -1,0 +1,323 @@
+//! The pass over a `FluxFleet`: `resolve → plan → write the status → admit → tell`. What moves is decided in [`crate::fleet`].
+//!
+//! The status goes first: it holds why something is admitted, so that an operator that is killed between the two goes on with the same
+//! decision. Every write names the version that was looked at; one that came too late is refused by the API server, and planned anew.
+
+mod admit;
+mod news;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::core::error_boundary::InvalidObject;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::events::{Word, about};
+use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve};
+use crate::api::condition::{self, Verdict};
+use crate::api::{Admission, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, StageState};
+use crate::cluster::{ClusterError, with_deadline};
+use crate::fleet::{FleetPlan, Input, Other, asked, plan, selecting};
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_LAST: Duration = Duration::from_secs(60);
+/// Somebody else wrote in between: the watch tells of it in a moment.
+const OVERTAKEN: Duration = Duration::from_millis(200);
+
+/// What passes over fleets share.
+pub(super) struct FleetCtx {
+    pub(super) ctx: Arc<Ctx>,
+    /// All instances of the namespace, whoever looks after them.
+    pub(super) instances: Store<Guarded>,
+    memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
+}
+
+impl FleetCtx {
+    pub(super) fn new(ctx: Arc<Ctx>, instances: Store<Guarded>) -> Self {
+        Self { ctx, instances, memories: std::sync::Mutex::default() }
+    }
+
+    fn memory(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(memories.entry(uid.to_owned()).or_default())
+    }
+}
+
+/// What is remembered of one fleet between passes. All of it may be lost.
+#[derive(Default)]
+struct Memory {
+    /// The fleet after our own last write, which the watch may not have shown yet.
+    fleet: Option<FluxFleet>,
+    /// Instances after our own writes, by UID: what is planned next must not be planned from before these.
+    written: HashMap<String, FluxInstance>,
+    /// Names of instances of which we do not know whether our write arrived.
+    uncertain: HashSet<String>,
+    /// Names of clusters that were done, for what is counted; none before the first plan.
+    done: Option<HashSet<String>>,
+    failures: u32,
+}
+
+impl Memory {
+    fn backoff(&mut self) -> Action {
+        let pause = (BACKOFF_FIRST * 2_u32.saturating_pow(self.failures.min(10))).min(BACKOFF_LAST);
+        self.failures = self.failures.saturating_add(1);
+        Action::requeue(pause)
+    }
+}
+
+/// The number that orders the states of one object.
+fn version<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// One pass over one fleet.
+pub(super) async fn reconcile(
+    object: Arc<GuardedFleet>,
+    fleets: Arc<FleetCtx>,
+) -> Result<Action, std::convert::Infallible> {
+    let fleet = match &object.0 {
+        Ok(fleet) => fleet,
+        Err(invalid) => return Ok(malformed(&fleets.ctx, invalid).await),
+    };
+    let uid = fleet.uid().unwrap_or_default();
+    if fleet.metadata.deletion_timestamp.is_some() {
+        fleets.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        return Ok(Action::await_change());
+    }
+    let memory = fleets.memory(&uid);
+    let mut memory = memory.lock().await;
+    let known = memory.fleet.take().filter(|known| version(known) > version(fleet));
+    let fleet = known.unwrap_or_else(|| fleet.clone());
+    Ok(pass(&fleets, fleet, &mut memory).await)
+}
+
+async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Action {
+    let ctx = &fleets.ctx;
+    let name = fleet.name_any();
+    if let Err(error) = admit::find_out(ctx, memory).await {
+        tracing::warn!(fleet = %name, %error, "instances could not be read");
+        return memory.backoff();
+    }
+    let resolved = target(ctx, &fleet).await;
+    if let Err(error) = &resolved {
+        tracing::warn!(fleet = %name, reason = error.reason(), %error, "target could not be resolved");
+    }
+    let instances = instances(fleets, memory);
+    let borrowed: Vec<&FluxInstance> = instances.iter().map(AsRef::as_ref).collect();
+    let others = others(ctx, &fleet);
+    let now = Timestamp::now();
+    let target = resolved.as_ref().ok();
+    let planned = plan(&Input { fleet: &fleet, resolved: target, instances: &borrowed, others: &others, now });
+    let (mut status, plan) = match planned {
+        Ok(plan) => (plan.status.clone(), Some(plan)),
+        Err(text) => (invalid(&fleet, &text, now), None),
+    };
+    say_resolved(&mut status, &fleet, resolved.as_ref().err(), now);
+
+    let words = news::news(fleet.status.as_ref(), &status, &name);
+    let written = match write(ctx, &fleet, &status).await {
+        Ok(written) => written,
+        Err(ClusterError::Conflict(_)) => return Action::requeue(OVERTAKEN),
+        Err(error) => {
+            tracing::warn!(fleet = %name, %error, "status could not be written");
+            return memory.backoff();
+        }
+    };
+    memory.fleet = written;
+    let Some(plan) = plan else { return Action::await_change() };
+    let outcome = admit::admit(ctx, &plan, memory).await;
+    about(ctx, &fleet.object_ref(&()), words).await;
+    count(ctx, &name, &plan, memory);
+    match outcome {
+        admit::Outcome::Written => memory.failures = 0,
+        admit::Outcome::Overtaken => return Action::requeue(OVERTAKEN),
+        admit::Outcome::Failed => return memory.backoff(),
+    }
+    if resolved.as_ref().is_err_and(StepError::is_transient) {
+        return memory.backoff();
+    }
+    let interval = fleet.spec.interval.get().unwrap_or(BACKOFF_LAST);
+    let recheck = plan.recheck.map_or(interval, |recheck| interval.min(recheck.unsigned_abs()));
+    Action::requeue(recheck)
+}
+
+/// What the version of a fleet means now.
+async fn target(ctx: &Ctx, fleet: &FluxFleet) -> Result<Pinned, StepError> {
+    let interval = fleet.spec.interval.get().map_err(|e| StepError::Spec(format!("spec.interval: {e}")))?;
+    let resolved = resolve::bundle(ctx, &fleet.spec.distribution, interval, resolve::PATIENCE).await?;
+    Ok(Pinned { version: resolved.reference.version, digest: resolved.reference.digest })
+}
+
+/// All instances, each in the newest state that is known of it.
+fn instances(fleets: &FleetCtx, memory: &mut Memory) -> Vec<Arc<FluxInstance>> {
+    let seen = fleets.instances.state();
+    let mut newest = Vec::with_capacity(seen.len());
+    let mut written = std::mem::take(&mut memory.written);
+    for instance in &seen {
+        // One that cannot be read is not moved; it says so itself.
+        let Ok(instance) = &instance.0 else { continue };
+        match instance.uid().and_then(|uid| Some((written.remove(&uid)?, uid))) {
+            Some((ours, uid)) if version(&ours) > version(instance) => {
+                newest.push(Arc::new(ours.clone()));
+                memory.written.insert(uid, ours);
+            }
+            _ => newest.push(Arc::new(instance.clone())),
+        }
+    }
+    newest
+}
+
+fn others(ctx: &Ctx, fleet: &FluxFleet) -> Vec<Other> {
+    let other = |other: Arc<FluxFleet>| {
+        let selector = other.spec.selector.clone().try_into().ok()?;
+        (other.uid() != fleet.uid()).then(|| Other { name: other.name_any(), selector })
+    };
+    ctx.fleets().into_iter().filter_map(other).collect()
+}
+
+/// The old status, with what is wrong with the spec.
+fn invalid(fleet: &FluxFleet, text: &str, now: Timestamp) -> FluxFleetStatus {
+    let (generation, now) = (fleet.metadata.generation, Time(now));
+    let mut status = fleet.status.clone().unwrap_or_default();
+    status.observed_generation = generation;
+    status.message = Some(condition::cut(format!("nothing moves: {text}")));
+    let conditions = &mut status.conditions;
+    condition::set(conditions, condition::READY, Verdict::no("InvalidSpec", text), generation, &now);
+    condition::set(
+        conditions,
+        condition::RECONCILING,
+        Verdict::no("InvalidSpec", "waiting for a change"),
+        generation,
+        &now,
+    );
+    condition::set(conditions, condition::STALLED, Verdict::yes("InvalidSpec", text), generation, &now);
+    status
+}
+
+fn say_resolved(status: &mut FluxFleetStatus, fleet: &FluxFleet, error: Option<&StepError>, now: Timestamp) {
+    let verdict = match error {
+        None => Verdict::yes("Resolved", format!("{} was found", fleet.spec.distribution.version)),
+        Some(error) => {
+            if status.target.is_none() {
+                status.message = Some(condition::cut(error.to_string()));
+            }
+            Verdict::no(error.reason(), error.to_string())
+        }
+    };
+    condition::set(&mut status.conditions, condition::RESOLVED, verdict, fleet.metadata.generation, &Time(now));
+}
+
+/// Writes the status if it differs from what is stored, on top of what was looked at and of nothing else.
+async fn write(ctx: &Ctx, fleet: &FluxFleet, status: &FluxFleetStatus) -> Result<Option<FluxFleet>, ClusterError> {
+    let old = fleet.status.as_ref().map_or_else(|| json!({}), |status| json!({"status": status}));
+    let mut change = report::merge_patch(&old, &json!({"status": status}));
+    if change == json!({}) {
+        return Ok(None);
+    }
+    change["metadata"] = json!({"uid": fleet.uid(), "resourceVersion": fleet.resource_version()});
+    let api = Api::<FluxFleet>::namespaced(ctx.hub.clone(), &ctx.namespace);
+    let name = fleet.name_any();
+    let params = PatchParams::default();
+    with_deadline(api.patch_status(&name, &params, &Patch::Merge(change))).await.map(Some)
+}
+
+/// Counts what became of clusters since the last plan.
+fn count(ctx: &Ctx, name: &str, plan: &FleetPlan<'_>, memory: &mut Memory) {
+    let done: HashSet<String> = plan
+        .members
+        .iter()
+        .filter(|member| matches!(member.state, crate::fleet::State::Done { .. }))
+        .map(|member| member.name.to_owned())
+        .collect();
+    if let (Some(before), Some(target)) = (&memory.done, &plan.status.target) {
+        for member in plan.members.iter().filter(|m| done.contains(m.name) && !before.contains(m.name)) {
+            let good = member.instance.status.as_ref().and_then(|s| s.last_good.as_ref());
+            if let Some(good) = good.filter(|good| good.digest == target.digest) {
+                ctx.metrics.cluster_done(name, good.at.0.duration_since(target.since.0).unsigned_abs());
+            }
+        }
+    }
+    memory.done = Some(done);
+    ctx.metrics.fleet(name, &plan.status, plan.oldest_deferred());
+}
+
+/// Starts passes over the instances that a change of a fleet concerns: those that it is about to ask, and, when it came, went or has
+/// another spec, all that it selects. Runs until the operator ends.
+pub(super) async fn wake_members(ctx: Arc<Ctx>, instances: Store<Guarded>, mut changes: watch::Receiver<()>) {
+    let mut before: HashMap<String, Head> = HashMap::new();
+    while changes.changed().await.is_ok() {
+        let fleets = ctx.fleets();
+        let now: HashMap<String, Head> = fleets.iter().map(|fleet| (fleet.name_any(), Head::of(fleet))).collect();
+        let is_other = |fleet: &&Arc<FluxFleet>| before.get(&fleet.name_any()) != now.get(&fleet.name_any());
+        let changed: Vec<_> = fleets.iter().filter(is_other).collect();
+        let has_gone = before.keys().any(|name| !now.contains_key(name));
+        for instance in instances.state() {
+            let Ok(instance) = &instance.0 else { continue };
+            if instance.spec.admission == Admission::Own {
+                continue;
+            }
+            let concerns = |fleet: &FluxFleet| {
+                let name = fleet.name_any();
+                let is_new =
+                    before.get(&name).map(|head| head.generation) != now.get(&name).map(|head| head.generation);
+                is_new || asked(instance, fleet).is_some()
+            };
+            let selecting = selecting(instance, changed.iter().map(|fleet| fleet.as_ref()));
+            if has_gone || selecting.into_iter().any(concerns) {
+                let reference = ObjectRef::new(&instance.name_any()).within(&ctx.namespace);
+                if ctx.trigger.send(reference).await.is_err() {
+                    return;
+                }
+            }
+        }
+        before = now;
+    }
+}
+
+/// What of a fleet concerns its instances.
+#[derive(PartialEq, Eq)]
+struct Head {
+    generation: Option<i64>,
+    target: Option<String>,
+    is_held: bool,
+    /// The stages whose turn has come.
+    stages: Vec<String>,
+}
+
+impl Head {
+    fn of(fleet: &FluxFleet) -> Self {
+        let nothing = FluxFleetStatus::default();
+        let status = fleet.status.as_ref().unwrap_or(&nothing);
+        let begun = status.stages.iter().filter(|stage| stage.state != StageState::Pending);
+        Self {
+            generation: fleet.metadata.generation,
+            target: status.target.as_ref().map(|target| target.digest.clone()),
+            is_held: status.held.is_some(),
+            stages: begun.map(|stage| stage.name.clone()).collect(),
+        }
+    }
+}
+
+/// An object that does not even parse: said on the object itself, and nothing else stops.
+async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
+    let reference = k8s_openapi::api::core::v1::ObjectReference {
+        api_version: Some(FluxFleet::api_version(&()).into_owned()),
+        kind: Some(FluxFleet::kind(&()).into_owned()),
+        namespace: invalid.metadata.namespace.clone(),
+        name: invalid.metadata.name.clone(),
+        uid: invalid.metadata.uid.clone(),
+        ..Default::default()
+    };
+    let note = format!("the object cannot be read: {}; correct or delete it", invalid.error);
+    tracing::warn!(fleet = ?invalid.metadata.name, error = %invalid.error, "malformed fleet");
+    about(ctx, &reference, vec![Word { warning: true, reason: "InvalidSpec", note }]).await;
+    Action::await_change()
+}
