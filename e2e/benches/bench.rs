@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use headwater::cluster::{Cluster, IN_FLIGHT, Kubeconfig, connect};
+use headwater::cluster::{Cluster, Gate, IN_FLIGHT, Kubeconfig, connect};
 use headwater::plan::Desired;
 use headwater::render::{Bundle, Settings, render, source};
 use headwater_e2e::Kind;
@@ -111,7 +111,7 @@ fn bare_install() -> Times {
     let config = Kubeconfig::parse(site.for_operator().as_bytes()).unwrap().config();
     settle();
     block_on(async {
-        let cluster = Cluster::identify(connect(&config).unwrap(), false).await.unwrap();
+        let cluster = Cluster::identify(connect(&config, &Gate::open()).unwrap(), false).await.unwrap();
         cluster.apply(&objects[0]).await.unwrap();
         let cluster = Arc::new(cluster);
         let writes = objects[1..].iter().map(|object| {

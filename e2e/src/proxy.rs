@@ -63,6 +63,10 @@ pub enum Fault {
     Reset,
     /// It is committed, and nothing is ever answered.
     Silence,
+    /// It is committed, and before the answer arrives the program stands still (SIGSTOP).
+    Stop,
+    /// The program stands still, and the write is on its way until [`Faults::let_go`].
+    Late,
 }
 
 impl Fault {
@@ -98,6 +102,10 @@ struct State {
     armed: Option<(usize, Fault)>,
     struck: Option<String>,
     victim: Option<u32>,
+    /// The first write of a path that holds this is late.
+    late: Option<String>,
+    /// Writes of paths that hold this are refused, whatever else is armed.
+    refused: Option<String>,
     /// Programs killed so far: what came from an earlier one is thrown away.
     lives: usize,
 }
@@ -107,6 +115,7 @@ struct State {
 pub struct Faults {
     state: Arc<Mutex<State>>,
     turn: Arc<tokio::sync::Mutex<()>>,
+    go: Arc<tokio::sync::Notify>,
 }
 
 impl Faults {
@@ -114,9 +123,31 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The process that [`Fault::Kill`] kills.
+    /// The process that [`Fault::Kill`] kills and [`Fault::Stop`] stops.
     pub fn victim(&self, pid: u32) {
         self.state().victim = Some(pid);
+    }
+
+    /// Forgets all writes so far; the first of a path that holds this becomes [`Fault::Late`].
+    pub fn delay(&self, path: &str) {
+        let mut state = self.state();
+        (state.writes, state.struck, state.armed, state.late) = (vec![], None, None, Some(path.to_owned()));
+    }
+
+    /// Lets the late write arrive.
+    pub fn let_go(&self) {
+        self.go.notify_one();
+    }
+
+    /// From now on every write of a path that holds this is answered with 500, leases too.
+    pub fn refuse(&self, path: &str) {
+        self.state().refused = Some(path.to_owned());
+    }
+
+    fn refuses(&self, request: &Request<Full<Bytes>>) -> bool {
+        let state = self.state();
+        let is_meant = |part: &String| request.uri().path().contains(part.as_str());
+        *request.method() != Method::GET && state.refused.as_ref().is_some_and(is_meant)
     }
 
     /// Forgets all writes so far; the `n`-th from now on, counted from 1, fails like this.
@@ -159,6 +190,7 @@ impl Faults {
             Some((n, fault)) if *n == number => Some(fault.clone()),
             _ => None,
         };
+        let fault = fault.or_else(|| state.late.take_if(|part| path.contains(part.as_str())).map(|_| Fault::Late));
         if fault.is_some() {
             if let Some((_, Fault::Refuse { times, .. })) = &mut state.armed {
                 *times = times.saturating_sub(1);
@@ -166,6 +198,13 @@ impl Faults {
             state.struck = Some(what);
         }
         (number - 1, fault)
+    }
+
+    fn stop(&self) {
+        let victim = self.state().victim;
+        if let Some(victim) = victim {
+            let _ = kill(Pid::from_raw(victim.cast_signed()), Signal::SIGSTOP);
+        }
     }
 
     /// Kills the program and waits until it is dead: a signal alone is only a promise.
@@ -215,6 +254,9 @@ impl Upstream {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let request = Request::from_parts(head, Full::new(body.clone()));
+        if faults.refuses(&request) {
+            return Ok(refusal(500, None));
+        }
         if !is_write(request.method(), request.uri()) {
             return Ok(self.send(request).await?.map(Either::Right));
         }
@@ -229,7 +271,7 @@ impl Upstream {
         request: Request<Full<Bytes>>,
         body: &[u8],
     ) -> Result<Response<Body>> {
-        let turn = Arc::clone(&faults.turn).lock_owned().await;
+        let mut turn = Some(Arc::clone(&faults.turn).lock_owned().await);
         anyhow::ensure!(life == faults.state().lives, "its sender is dead");
         let body = serde_json::from_slice(body).unwrap_or_default();
         let (index, fault) = faults.admit(request.method().as_str(), request.uri().path(), body);
@@ -239,6 +281,11 @@ impl Upstream {
                 anyhow::bail!("its sender was killed");
             }
             Some(Fault::Refuse { code, retry_after, .. }) => return Ok(refusal(*code, retry_after.as_deref())),
+            Some(Fault::Late) => {
+                faults.stop();
+                drop(turn.take());
+                faults.go.notified().await;
+            }
             _ => {}
         }
         let (head, body) = self.send(request).await?.into_parts();
@@ -260,12 +307,13 @@ impl Upstream {
                     drop(turn);
                 });
             }
+            Some(Fault::Stop) => faults.stop(),
             Some(Fault::Reset) => anyhow::bail!("the answer is lost"),
             Some(Fault::Silence) => {
                 drop(turn);
                 std::future::pending::<()>().await;
             }
-            Some(Fault::Kill(Phase::Before) | Fault::Refuse { .. }) | None => {}
+            Some(Fault::Kill(Phase::Before) | Fault::Refuse { .. } | Fault::Late) | None => {}
         }
         Ok(Response::from_parts(head, Either::Left(Full::new(body))))
     }

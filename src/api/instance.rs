@@ -11,6 +11,10 @@ use super::{Distribution, Drift, FluxInstanceStatus, Interval, Sync, Timeout, To
 /// Namespace on the target cluster where Flux lives.
 pub const FLUX_NAMESPACE: &str = "flux-system";
 
+/// Label with the shard an instance belongs to: which operator has it. Without it, or with an empty value, that is the one
+/// that runs without a shard.
+pub const SHARD_LABEL: &str = "headwater.dev/shard";
+
 /// `FluxInstance` declares the Flux installation of one cluster: which bundle, which components,
 /// and what they sync. The operator installs it, keeps it, upgrades it and reports on it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

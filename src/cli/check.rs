@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Output, diff, ui};
 use crate::api::{Enforcement, FluxInstance};
-use crate::cluster::{connect, hub_config, with_deadline};
+use crate::cluster::{Gate, connect, hub_config, with_deadline};
 use crate::controller::{Checked, check};
 use crate::plan::preflight::Finding;
 
@@ -32,7 +32,7 @@ pub(super) struct CheckArgs {
 
 pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let config = hub_config().await?;
-    let hub = connect(&config)?;
+    let hub = connect(&config, &Gate::open())?;
     let (instance, namespace) = match (&args.instance, &args.filename) {
         (Some(name), _) => {
             let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());

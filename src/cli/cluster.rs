@@ -10,7 +10,7 @@ use kube::{Api, Config};
 use serde_json::{Value, json};
 
 use super::{KubeconfigArgs, ui};
-use crate::cluster::{Kubeconfig, connect, hub_config, with_deadline};
+use crate::cluster::{Gate, Kubeconfig, connect, hub_config, with_deadline};
 use crate::render::kinds::builtin;
 use crate::render::yaml;
 
@@ -30,7 +30,7 @@ pub(super) async fn kubeconfig(args: KubeconfigArgs) -> anyhow::Result<()> {
     };
     let authority = authority(&config)?;
     let server = args.server.clone().unwrap_or_else(|| config.cluster_url.to_string());
-    let client = connect(&config)?;
+    let client = connect(&config, &Gate::open())?;
 
     ui::talk(format!("applying service account {}/{} and its rights on {}", ACCOUNT.0, ACCOUNT.1, config.cluster_url));
     for document in yaml::parse("config/rbac/target.yaml", TARGET_RBAC)? {

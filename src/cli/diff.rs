@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{DiffArgs, Output, ui};
 use crate::api::FluxInstance;
-use crate::cluster::{Cluster, connect, hub_config, with_deadline};
+use crate::cluster::{Cluster, Gate, connect, hub_config, with_deadline};
 use crate::controller::preview;
 use crate::plan::takeover::{Adoption, Tool};
 use crate::plan::{Plan, Reason, Step, Treatment};
@@ -22,7 +22,7 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     let config = hub_config().await?;
     let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
     let namespace = args.namespace.clone().or(in_file).unwrap_or_else(|| config.default_namespace.clone());
-    let hub = connect(&config)?;
+    let hub = connect(&config, &Gate::open())?;
     let instance = validate(&hub, instance, &namespace).await?;
 
     let preview =

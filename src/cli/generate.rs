@@ -71,6 +71,8 @@ fn hub_rbac() -> Vec<Value> {
             rule(&[""], &["secrets"], &[], READ),
             // Trusted roots.
             rule(&[""], &["configmaps"], &[], &["get"]),
+            // Who leads, by shard.
+            rule(&["coordination.k8s.io"], &["leases"], &[], &["get", "list", "watch", "create", "update"]),
             rule(&["events.k8s.io"], &["events"], &[], &["create"]),
             // The specs that were good, to go back to.
             rule(&["apps"], &["controllerrevisions"], &[], &["get", "list", "create", "delete"]),

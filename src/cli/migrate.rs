@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{MigrateArgs, ui};
 use crate::api::{FLUX_NAMESPACE, FluxInstance, FluxInstanceSpec, KubeConfigRef, SecretKeyRef};
 use crate::bundle::embedded;
-use crate::cluster::{Cluster, connect, hub_config, with_deadline};
+use crate::cluster::{Cluster, Gate, connect, hub_config, with_deadline};
 use crate::plan::takeover::declare::{Sight, declare, difference, disregard_version, patches, settings};
 use crate::plan::takeover::peer::declare_peer;
 use crate::plan::takeover::{Tool, obstacles, owners};
@@ -34,11 +34,11 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
             Config::from_kubeconfig(&options).await.with_context(|| format!("context {context:?}"))?
         }
     };
-    let cluster = Cluster::identify(connect(&config)?, false).await?;
+    let cluster = Cluster::identify(connect(&config, &Gate::open())?, false).await?;
     let found = look(&cluster).await?;
     report(&found.version, &found.bundle, &found.spec, &found.survey);
 
-    let hub = connect(&hub_config)?;
+    let hub = connect(&hub_config, &Gate::open())?;
     let instance = print(&args, "flux", found.spec)?;
     if args.dry_run {
         ui::talk("nothing was written; without --dry-run this FluxInstance is created, and the operator takes over");
@@ -80,7 +80,7 @@ async fn convert(args: &MigrateArgs, file: &Path) -> anyhow::Result<()> {
             }
         );
     }
-    create(&connect(&hub_config().await?)?, &args.namespace, &instance).await
+    create(&connect(&hub_config().await?, &Gate::open())?, &args.namespace, &instance).await
 }
 
 /// Prints the instance that a spec makes.

@@ -9,6 +9,7 @@ mod migrate;
 mod ui;
 mod words;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bundle::Demands;
 use crate::controller;
+use crate::plan::election::Terms;
 use crate::telemetry::{LogFormat, init_logs};
 
 /// Lifecycle manager for Flux on many Kubernetes clusters.
@@ -79,9 +81,60 @@ struct OperatorArgs {
     /// Token service that may be given registry credentials although it is not of the registry: HOST[:PORT]
     #[arg(long = "registry-realm", value_name = "HOST", value_delimiter = ',', env = "HEADWATER_REGISTRY_REALMS")]
     registry_realms: Vec<String>,
+    /// Manage only the `FluxInstances` with the label headwater.dev/shard=NAME [default: those without that label]
+    #[arg(long, value_name = "NAME", value_parser = shard, env = "HEADWATER_SHARD")]
+    shard: Option<String>,
+    #[command(flatten)]
+    election: ElectionArgs,
     /// How logs are written; `RUST_LOG` chooses what
     #[arg(long, value_enum, default_value_t, env = "HEADWATER_LOG_FORMAT")]
     log_format: LogFormat,
+}
+
+#[derive(Args)]
+struct ElectionArgs {
+    /// Work only while holding the Lease headwater (with a shard headwater-NAME) in the namespace, so that one operator of several works
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        action = clap::ArgAction::Set,
+        env = "HEADWATER_LEADER_ELECT"
+    )]
+    leader_elect: bool,
+    /// Seconds after which an operator that says nothing any more is replaced; it renews its Lease every third of that, and stops by itself at two thirds
+    #[arg(long, value_name = "SECONDS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(2..=3600), env = "HEADWATER_LEASE_DURATION")]
+    lease_duration: u32,
+    /// What this operator is called in the Lease. Who comes with the same name is taken for the same one, started again [default: host name and a random number]
+    #[arg(long, value_name = "NAME", env = "HEADWATER_IDENTITY")]
+    identity: Option<String>,
+}
+
+impl ElectionArgs {
+    fn candidacy(self) -> Option<controller::Candidacy> {
+        let identity = self.identity.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "headwater".to_owned());
+            // A hasher of its own is what the standard library has of chance.
+            format!("{host}_{:016x}", RandomState::new().build_hasher().finish())
+        });
+        self.leader_elect.then(|| controller::Candidacy { identity, terms: Terms::new(self.lease_duration) })
+    }
+}
+
+/// It becomes a label value and a part of the name of a Lease.
+fn shard(name: &str) -> Result<String, String> {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_name = name.len() <= 50
+        && name.starts_with(is_inner)
+        && name.ends_with(is_inner)
+        && name.chars().all(|c| is_inner(c) || c == '-');
+    if is_name {
+        Ok(name.to_owned())
+    } else {
+        Err("a shard is named by at most 50 lower-case letters, digits and `-`, such as east".to_owned())
+    }
 }
 
 #[derive(Args)]
@@ -222,6 +275,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             require_verification,
             allowed_repositories,
             registry_realms,
+            shard,
+            election,
             log_format,
         }) => {
             init_logs(log_format);
@@ -230,7 +285,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 repositories: allowed_repositories,
                 realms: registry_realms,
             };
-            controller::run(controller::Options { namespace, metrics_addr, health_addr, demands }).await?;
+            let candidacy = election.candidacy();
+            let options = controller::Options { namespace, metrics_addr, health_addr, demands, candidacy, shard };
+            controller::run(options).await?;
         }
         Command::Bundle(command) => return bundle::run(command).await,
         Command::Migrate(args) => migrate::run(args).await?,

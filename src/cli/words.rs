@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::ui;
 use crate::api::{CONFIRM, FluxInstance, RETRY, ROLLBACK, condition};
-use crate::cluster::{ClusterError, connect, hub_config, with_deadline};
+use crate::cluster::{ClusterError, Gate, connect, hub_config, with_deadline};
 use crate::plan::goal;
 
 #[derive(Args)]
@@ -59,7 +59,7 @@ pub(super) struct Found {
 pub(super) async fn find(name: &str, namespace: Option<&String>) -> anyhow::Result<Found> {
     let config = hub_config().await?;
     let namespace = namespace.cloned().unwrap_or_else(|| config.default_namespace.clone());
-    let hub = connect(&config)?;
+    let hub = connect(&config, &Gate::open())?;
     let api = Api::<FluxInstance>::namespaced(hub.clone(), &namespace);
     match with_deadline(api.get(name)).await {
         Ok(instance) => Ok(Found { hub, namespace, instance }),

@@ -8,16 +8,16 @@ use kube::client::{Body, ConfigExt};
 use kube::{Client, Config};
 use tower::ServiceBuilder;
 
-use super::ClusterError;
+use super::{ClusterError, Gate};
 
 /// A packet that is not answered in this time means there is nobody.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Builds a client from a configuration.
+/// Builds a client from a configuration. It writes only while the gate is open.
 ///
 /// Not kube's own stack, for two reasons: its connector leaves Nagle's algorithm on, which costs 40 ms on the first request
 /// of a connection (kube-rs/kube#2056), and its retry repeats every verb up to 15 times with pauses of up to 1,000 s.
-pub fn connect(config: &Config) -> Result<Client, ClusterError> {
+pub fn connect(config: &Config, gate: &Gate) -> Result<Client, ClusterError> {
     let refuse = |e: kube::Error| ClusterError::Unreachable(e.to_string());
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -31,6 +31,8 @@ pub fn connect(config: &Config) -> Result<Client, ClusterError> {
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(refuse)?)
+        // The last thing before a request goes out.
+        .layer(gate.clone())
         .map_err(tower::BoxError::from)
         .service(http);
     Ok(Client::new(service, config.default_namespace.clone()))

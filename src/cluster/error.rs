@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use super::gate::NotLeading;
+
 /// A request that did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClusterError {
     /// No connection, or none that can be trusted.
     #[error("cannot reach the API server: {0}")]
     Unreachable(String),
+    /// Not sent: another operator may lead by now.
+    #[error("nothing is written: this operator does not lead any more")]
+    NotLeading,
     /// Connected, but no answer in time. A write may have happened all the same.
     #[error("no answer from the API server within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -45,6 +50,7 @@ impl ClusterError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_)
+            | Self::NotLeading
             | Self::Timeout(_)
             | Self::Conflict(_)
             | Self::Expired
@@ -87,6 +93,7 @@ impl From<kube::Error> for ClusterError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(status.code, status.message.clone(), None),
+            kube::Error::Service(error) if error.is::<NotLeading>() => Self::NotLeading,
             kube::Error::SerdeError(error) => Self::Unreadable(error.to_string()),
             error => Self::Unreachable(chain(&error)),
         }

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::StepError;
 use crate::api::KubeConfigRef;
-use crate::cluster::{Cluster, ClusterError, Kubeconfig, KubeconfigRejected, connect, with_deadline};
+use crate::cluster::{Cluster, ClusterError, Gate, Kubeconfig, KubeconfigRejected, connect, with_deadline};
 
 /// A connected cluster; the epoch changes when the client does.
 #[derive(Clone)]
@@ -31,6 +31,7 @@ struct Known {
 pub struct Clusters {
     hub: Client,
     namespace: String,
+    gate: Gate,
     local: Mutex<Option<Connection>>,
     remote: Mutex<HashMap<(String, Option<String>), Known>>,
     epochs: AtomicU64,
@@ -40,10 +41,11 @@ pub struct Clusters {
 
 impl Clusters {
     /// No connections yet; Secrets are read from `namespace` of the hub.
-    pub fn new(hub: Client, namespace: String) -> Self {
+    pub fn new(hub: Client, namespace: String, gate: Gate) -> Self {
         Self {
             hub,
             namespace,
+            gate,
             local: Mutex::default(),
             remote: Mutex::default(),
             epochs: AtomicU64::default(),
@@ -110,7 +112,7 @@ impl Clusters {
             key: key.clone(),
             cause,
         })?;
-        let client = connect(&kubeconfig.config()).map_err(|error| StepError::Kubeconfig {
+        let client = connect(&kubeconfig.config(), &self.gate).map_err(|error| StepError::Kubeconfig {
             secret: secret_ref.name.clone(),
             key: key.clone(),
             cause: KubeconfigRejected::unusable(&error),

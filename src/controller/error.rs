@@ -141,6 +141,7 @@ fn reason_of(error: &ClusterError) -> &'static str {
         | ClusterError::Invalid(_)
         | ClusterError::Throttled(_)
         | ClusterError::Failed(_)
+        | ClusterError::NotLeading
         | ClusterError::Unreadable(_) => "ReconciliationFailed",
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod execute;
 mod fleet;
+mod leader;
 mod observe;
 mod operator;
 mod plan;
@@ -20,6 +21,7 @@ mod render;
 mod report;
 mod resolve;
 mod revisions;
+mod roster;
 mod survey;
 
 use std::collections::HashMap;
@@ -45,7 +47,7 @@ use crate::telemetry::Metrics;
 
 pub use clusters::Clusters;
 pub use error::StepError;
-pub use operator::{Options, run};
+pub use operator::{Candidacy, Options, run};
 pub use plan::preview;
 pub use preflight::{Checked, check};
 
@@ -80,6 +82,7 @@ pub struct Ctx {
     pub fleets: Store<GuardedFleet>,
     /// Asks for a pass.
     pub trigger: mpsc::Sender<ObjectRef<Guarded>>,
+    roster: std::sync::Mutex<roster::Roster>,
     memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
 }
 
@@ -92,6 +95,8 @@ pub struct Memory {
     judgements: assess::Judgements,
     /// Our finalizer is on the instance, though the watch may not have shown it yet.
     has_finalizer: bool,
+    /// Resource version of the instance after our own last write to it.
+    version: u64,
     /// Our own last status write, which the watch may not have shown yet.
     status: Option<(u64, FluxInstanceStatus)>,
     failures: u32,
@@ -196,6 +201,18 @@ impl Ctx {
         }
     }
 
+    fn roster(&self) -> std::sync::MutexGuard<'_, roster::Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An instance was deleted, or moved to another shard.
+    fn let_go(&self, gone: &roster::Gone) {
+        self.forget(&gone.uid);
+        self.metrics.forget(&gone.name);
+        let owner = Owner { namespace: self.namespace.clone(), name: gone.name.clone(), uid: gone.uid.clone() };
+        self.claimed(&owner, None);
+    }
+
     fn forget(&self, uid: &str) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -216,6 +233,10 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         Err(invalid) => return Ok(report::malformed(&ctx, invalid).await),
     };
     let uid = instance.uid().unwrap_or_default();
+    // Of another shard: whatever asked for a pass over it, it is not ours.
+    if ctx.roster().since(&instance.name_any(), &uid).is_none() {
+        return Ok(Action::await_change());
+    }
     let memory = ctx.memory(&uid);
     let mut memory = memory.lock().await;
     if let Some(rest) = memory.patience.and_then(|until| until.checked_duration_since(Instant::now())) {
@@ -273,7 +294,14 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         }
     }
     ctx.metrics.pass(&instance.name_any(), result.as_ref().err().map_or("ok", StepError::reason), started.elapsed());
-    Ok(report::report(&ctx, &instance, &mut memory, &run, result).await)
+    let action = report::report(&ctx, &instance, &mut memory, &run, result).await;
+    drop(memory);
+    if ctx.roster().since(&owner.name, &uid).is_none() {
+        // It was let go of meanwhile, and this pass has taken up its watches again.
+        ctx.let_go(&roster::Gone { name: owner.name, uid });
+        return Ok(Action::await_change());
+    }
+    Ok(action)
 }
 
 async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: &mut Run) -> Result<(), StepError> {
@@ -283,7 +311,7 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
         return Ok(());
     }
     if !memory.has_finalizer && !instance.finalizers().iter().any(|f| f == FINALIZER) {
-        report::add_finalizer(ctx, instance).await?;
+        report::add_finalizer(ctx, instance, memory).await?;
     }
     memory.has_finalizer = true;
     let owner = owner_of(instance);

@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::{FutureExt, StreamExt};
@@ -10,17 +11,21 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{PredicateConfig, WatchStreamExt, watcher};
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::fleet::{self, FleetCtx};
+use super::leader::Campaign;
+use super::roster::Roster;
 use super::{Ctx, Guarded, GuardedFleet, reconcile};
 use crate::api::{FluxFleet, FluxInstance, TrustedRootKind};
 use crate::bundle::Demands;
-use crate::cluster::{connect, hub_config, with_deadline};
+use crate::cluster::{Gate, LeaseStore, connect, hub_config, with_deadline};
+use crate::plan::election::{Election, Terms};
 use crate::telemetry::{Health, Metrics, serve};
 
 /// Passes at the same time. A pass waits for networks nearly all the time; unreachable clusters hold one for seconds.
@@ -28,9 +33,14 @@ const CONCURRENCY: u16 = 64;
 /// Passes over fleets at the same time.
 const FLEETS: u16 = 8;
 /// Changes of instances come in bursts: one plan for all of them.
-const FLEET_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
+const FLEET_DEBOUNCE: Duration = Duration::from_millis(100);
 /// Watches are opened anew before load balancers drop idle connections.
 const WATCH_SECONDS: u32 = 200;
+
+/// Longest wait for passes under way at SIGTERM: longer than the deadline of any call, shorter than Kubernetes waits for us.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Name of the Lease of operators without a shard, and the beginning of that of others.
+const LEASE: &str = "headwater";
 
 /// What `headwater operator` was started with.
 #[derive(Debug, Clone)]
@@ -43,51 +53,142 @@ pub struct Options {
     pub health_addr: SocketAddr,
     /// What is demanded of all bundles.
     pub demands: Demands,
+    /// How to find out who leads; unset: this is the only operator.
+    pub candidacy: Option<Candidacy>,
+    /// The shard whose instances are managed; unset: those without one.
+    pub shard: Option<String>,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// With what an operator goes into an election.
+#[derive(Debug, Clone)]
+pub struct Candidacy {
+    /// Unique among all operators that run at the same time, and the same again after a restart in the same pod.
+    pub identity: String,
+    /// How long everything takes.
+    pub terms: Terms,
+}
+
+/// Runs until SIGTERM or SIGINT, or until the lead is lost, which is an error.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let health = Health::default();
     let metrics = Metrics::default();
-    let servers = serve(options.health_addr, options.metrics_addr, health.clone(), metrics.clone()).await?;
+    let Options { namespace, metrics_addr, health_addr, demands, candidacy, shard } = options;
+    health.set(if candidacy.is_some() { "lease" } else { "instances" }, false);
+    let servers = serve(health_addr, metrics_addr, health.clone(), metrics.clone()).await?;
 
     let config = hub_config().await?;
-    let namespace = options.namespace.unwrap_or_else(|| config.default_namespace.clone());
-    let hub = connect(&config)?;
-    let stop = stop_signal()?;
+    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let gate = if candidacy.is_some() { Gate::closed() } else { Gate::open() };
+    let hub = connect(&config, &gate)?;
+    let (stopper, stop) = stop_signal()?;
     tokio::select! {
         () = stopped(stop.clone()) => return Ok(()),
         () = wait_for_crds(&hub, &health) => {}
     }
 
-    let (trigger, mut triggered) = mpsc::channel::<ObjectRef<Guarded>>(1024);
-    let (fleet_reader, fleet_writer) = reflector::store::<GuardedFleet>();
-    let ctx = Ctx::new(hub.clone(), namespace.clone(), options.demands, metrics, fleet_reader.clone(), trigger);
-    let ctx = Arc::new(ctx);
+    let margin = candidacy.as_ref().map_or(DRAIN, |candidacy| candidacy.terms.margin());
+    let mut campaign = None;
+    if let Some(Candidacy { identity, terms }) = candidacy {
+        let name = shard.as_ref().map_or_else(|| LEASE.to_owned(), |shard| format!("{LEASE}-{shard}"));
+        // Its requests are what opens the gate.
+        let lease = LeaseStore::new(connect(&config, &Gate::open())?, &namespace, name, terms.patience());
+        let election = Election::new(identity, terms);
+        let mut mine = Campaign::start(lease, election, gate.clone(), health.clone(), metrics.clone());
+        let won = tokio::select! {
+            () = stopped(stop.clone()) => false,
+            won = mine.won() => won,
+        };
+        if !won {
+            return mine.resign().await;
+        }
+        let over = mine.over();
+        tokio::spawn(async move {
+            over.await;
+            stopper.send_replace(true);
+        });
+        campaign = Some(mine);
+    }
 
+    let (trigger, triggered) = mpsc::channel::<ObjectRef<Guarded>>(1024);
+    let roster = Roster::new(shard.as_deref());
+    let (fleets, fleet_writer) = reflector::store::<GuardedFleet>();
+    let ctx = Arc::new(Ctx::new(hub, namespace.clone(), gate, roster, demands, metrics, fleets, trigger));
+    tracing::info!(%namespace, shard = shard.unwrap_or_default(), version = env!("CARGO_PKG_VERSION"), "operator started");
+    let mut passes = tokio::spawn(manage(ctx, health, triggered, fleet_writer, stop.clone()));
+    let ended = tokio::select! {
+        () = stopped(stop.clone()) => None,
+        ended = &mut passes => Some(ended),
+    };
+    let is_lost = campaign.as_ref().is_some_and(Campaign::is_over);
+    let bound = if is_lost { margin } else { DRAIN };
+    let is_drained = match ended {
+        Some(ended) => {
+            ended.context("the task of all passes ended")?;
+            anyhow::ensure!(*stop.borrow(), "the watch of the instances ended");
+            true
+        }
+        None => tokio::time::timeout(bound, passes).await.is_ok(),
+    };
+    servers.abort();
+    match campaign {
+        Some(campaign) if is_drained || is_lost => campaign.resign().await?,
+        Some(_) => tracing::warn!("passes under way have not ended in time: the lease is left to expire"),
+        None => {}
+    }
+    tracing::info!("operator stopped");
+    Ok(())
+}
+
+/// Watches, and passes over all instances, until it is stopped and no pass is under way.
+async fn manage(
+    ctx: Arc<Ctx>,
+    health: Health,
+    mut triggered: mpsc::Receiver<ObjectRef<Guarded>>,
+    fleet_writer: Writer<GuardedFleet>,
+    stop: watch::Receiver<bool>,
+) {
     let (reader, writer) = reflector::store::<Guarded>();
     let config = || watcher::Config::default().timeout(WATCH_SECONDS);
     // Every change of an instance has fleets planned anew; those of a fleet may concern its instances.
     let (instance_changed, instance_changes) = watch::channel(());
     let (fleet_changed, fleet_changes) = watch::channel(());
     let ready = health.clone();
-    let instances = watcher(Api::<Guarded>::namespaced(hub.clone(), &namespace), config())
-        .default_backoff()
-        .reflect(writer)
-        .inspect(move |event| {
-            ready.set("instances", event.is_ok());
-            instance_changed.send_replace(());
-        })
-        .touched_objects()
-        .predicate_filter(what_matters, PredicateConfig::default());
+    let selector = ctx.roster().selector();
+    // One operator looks after all fleets: the one that sees the instances of all shards.
+    let is_planner = selector.is_none();
+    let (listening, watching, matters) = (Arc::clone(&ctx), Arc::clone(&ctx), Arc::clone(&ctx));
+    let instances = watcher(
+        Api::<Guarded>::namespaced(ctx.hub.clone(), &ctx.namespace),
+        watcher::Config { label_selector: selector, ..config() },
+    )
+    .default_backoff()
+    .reflect(writer)
+    .inspect(move |event| {
+        ready.set("instances", event.is_ok());
+        instance_changed.send_replace(());
+    })
+    .filter_map(move |event| {
+        let event = match event {
+            Ok(event) => {
+                let (event, gone) = listening.roster().take(event);
+                for gone in &gone {
+                    listening.let_go(gone);
+                }
+                event.map(Ok)
+            }
+            Err(error) => Some(Err(error)),
+        };
+        async { event }
+    })
+    .touched_objects()
+    .predicate_filter(move |instance: &Guarded| what_matters(&matters, instance), PredicateConfig::default());
 
-    let secrets_ctx = Arc::clone(&ctx);
     let named = reader.clone();
-    let secrets = watcher(Api::<PartialObjectMeta<Secret>>::namespaced(hub, &namespace), config())
+    let secrets = watcher(Api::<PartialObjectMeta<Secret>>::namespaced(ctx.hub.clone(), &ctx.namespace), config())
         .default_backoff()
         .applied_objects()
         .filter_map(move |secret| {
-            let ctx = Arc::clone(&secrets_ctx);
+            let ctx = Arc::clone(&watching);
             async move {
                 if let Ok(secret) = &secret {
                     ctx.clusters.doubt(&secret.name_any(), false).await;
@@ -98,7 +199,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let triggers = futures::stream::poll_fn(move |cx| triggered.poll_recv(cx));
 
     let ready = health.clone();
-    let fleets = watcher(Api::<GuardedFleet>::namespaced(ctx.hub.clone(), &namespace), config())
+    let fleets = watcher(Api::<GuardedFleet>::namespaced(ctx.hub.clone(), &ctx.namespace), config())
         .default_backoff()
         .reflect(fleet_writer)
         .inspect(move |event| {
@@ -108,10 +209,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .touched_objects()
         .predicate_filter(what_matters_of_fleets, PredicateConfig::default());
     let fleet_ctx = Arc::new(FleetCtx::new(Arc::clone(&ctx), reader.clone()));
-    let planning = plan_fleets(fleets, fleet_reader, fleet_ctx, instance_changes, stopped(stop.clone()));
+    let ended = stopped(stop.clone());
+    let planning = async move {
+        if is_planner {
+            plan_fleets(fleets, fleet_ctx, instance_changes, ended).await;
+        } else {
+            tokio::select! { () = fleets.for_each(|_| async {}) => {}, () = ended => {} }
+        }
+    };
     let waking = tokio::spawn(fleet::wake_members(Arc::clone(&ctx), reader.clone(), fleet_changes));
 
-    tracing::info!(%namespace, version = env!("CARGO_PKG_VERSION"), "operator started");
     let passes = Controller::for_stream(instances, reader)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_stream(secrets, move |secret| {
@@ -125,7 +232,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         })
         .reconcile_on(triggers)
         .graceful_shutdown_on(stopped(stop))
-        .run(reconcile, |_, never, _| match *never {}, Arc::clone(&ctx))
+        .run(reconcile, |_, never, _| match *never {}, ctx)
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(%error, "controller");
@@ -133,15 +240,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         });
     tokio::join!(passes, planning);
     waking.abort();
-    servers.abort();
-    tracing::info!("operator stopped");
-    Ok(())
 }
 
 /// Passes over fleets, from the moment that all instances are known: a stage of which none was seen yet would look empty, and be passed.
 async fn plan_fleets(
     fleets: impl futures::Stream<Item = Result<GuardedFleet, watcher::Error>> + Send + 'static,
-    reader: Store<GuardedFleet>,
     ctx: Arc<FleetCtx>,
     changes: watch::Receiver<()>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
@@ -151,6 +254,7 @@ async fn plan_fleets(
         () = &mut stop => return,
         ready = ctx.instances.wait_until_ready() => if ready.is_err() { return },
     }
+    let reader = ctx.ctx.fleets.clone();
     Controller::for_stream(fleets, reader)
         .with_config(controller::Config::default().concurrency(FLEETS).debounce(FLEET_DEBOUNCE))
         .reconcile_all_on(changed(changes))
@@ -170,19 +274,20 @@ fn changed(changes: watch::Receiver<()>) -> impl futures::Stream<Item = ()> + Se
 }
 
 /// Becomes true at SIGTERM (Kubernetes) or SIGINT (a terminal).
-fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+fn stop_signal() -> anyhow::Result<(watch::Sender<bool>, watch::Receiver<bool>)> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let (sender, receiver) = watch::channel(false);
+    let stopper = sender.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping: passes under way are finished first");
-        let _ = sender.send(true);
+        sender.send_replace(true);
     });
-    Ok(receiver)
+    Ok((stopper, receiver))
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
@@ -192,9 +297,11 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// Our own status writes change none of these; a fleet's word in the status does.
 #[allow(clippy::unnecessary_wraps, reason = "the shape of a predicate")]
-fn what_matters(instance: &Guarded) -> Option<u64> {
+fn what_matters(ctx: &Ctx, instance: &Guarded) -> Option<u64> {
     let metadata = instance.meta();
     let mut hasher = std::hash::DefaultHasher::new();
+    // One that was moved to another shard and back is new to us.
+    ctx.roster().since(&instance.name_any(), &instance.uid().unwrap_or_default()).hash(&mut hasher);
     (&metadata.generation, &metadata.annotations, &metadata.finalizers, &metadata.deletion_timestamp.is_some())
         .hash(&mut hasher);
     let admitted = instance.0.as_ref().ok().and_then(|i| i.status.as_ref()?.admitted.as_ref());
@@ -237,7 +344,7 @@ async fn wait_for_crds(hub: &kube::Client, health: &Health) {
 /// Waiting for our CRD is a state, not a reason to exit: operator and CRDs may be applied in any order.
 async fn wait_for_crd(hub: &kube::Client, health: &Health, name: &str) {
     let crds = Api::<CustomResourceDefinition>::all(hub.clone());
-    let mut pause = std::time::Duration::from_millis(250);
+    let mut pause = Duration::from_millis(250);
     loop {
         match with_deadline(crds.get_metadata_opt(name)).await {
             Ok(Some(_)) => {
@@ -249,6 +356,6 @@ async fn wait_for_crd(hub: &kube::Client, health: &Health, name: &str) {
         }
         health.set("crd", false);
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_secs(10));
+        pause = (pause * 2).min(Duration::from_secs(10));
     }
 }

@@ -7,10 +7,11 @@ use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
+use super::roster::Roster;
 use super::{Ctx, Memory, Run, StepError, admission, drift, observe, owner_of, resolve, revisions, survey};
 use crate::api::{CONFIRM, FluxInstance, FluxInstanceStatus, Revision};
 use crate::bundle::{Bundles, Demands, Resolved};
-use crate::cluster::{Cluster, InventoryStore};
+use crate::cluster::{Cluster, Gate, InventoryStore};
 use crate::plan::goal::{Goal, goal};
 use crate::plan::migration::{self, Detour, NoWay};
 use crate::plan::{
@@ -30,16 +31,18 @@ pub struct Preview {
 
 impl Ctx {
     /// A context with nothing in it yet.
-    pub fn new(
+    pub(super) fn new(
         hub: Client,
         namespace: String,
+        gate: Gate,
+        roster: Roster,
         demands: Demands,
         metrics: Metrics,
         fleets: Store<super::GuardedFleet>,
         trigger: mpsc::Sender<super::ObjectRef<super::Guarded>>,
     ) -> Self {
         Self {
-            clusters: super::Clusters::new(hub.clone(), namespace.clone()),
+            clusters: super::Clusters::new(hub.clone(), namespace.clone(), gate),
             hub,
             namespace,
             bundles: Bundles::new(demands),
@@ -49,16 +52,23 @@ impl Ctx {
             claims: super::claims::Claims::default(),
             fleets,
             trigger,
+            roster: std::sync::Mutex::new(roster),
             memories: std::sync::Mutex::default(),
         }
+    }
+
+    /// One for a single look from the command line.
+    pub(super) fn aside(hub: Client, namespace: &str) -> Self {
+        let (trigger, _) = mpsc::channel(1);
+        let (gate, roster) = (Gate::open(), Roster::default());
+        let (fleets, _) = kube::runtime::reflector::store();
+        Self::new(hub, namespace.to_owned(), gate, roster, Demands::default(), Metrics::default(), fleets, trigger)
     }
 }
 
 /// Observes, resolves, renders and plans; writes nothing.
 pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Preview, StepError> {
-    let (trigger, _) = mpsc::channel(1);
-    let (fleets, _) = kube::runtime::reflector::store();
-    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), fleets, trigger);
+    let ctx = Ctx::aside(hub, namespace);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
     let prepared = Box::pin(prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;

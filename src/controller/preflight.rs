@@ -8,14 +8,12 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use super::{Ctx, Memory, Run, StepError, owner_of, plan, resolve};
 use crate::api::condition::Verdict;
 use crate::api::{
     Admission, Enforcement, FLUX_NAMESPACE, FluxInstance, FluxInstanceStatus, Pinned, PreflightFinding, PreflightStatus,
 };
-use crate::bundle::Demands;
 use crate::cluster::{Cluster, ClusterError, IN_FLIGHT};
 use crate::plan::goal::Goal;
 use crate::plan::preflight::{
@@ -25,7 +23,6 @@ use crate::plan::{BundleRef, Desired, Plan, crd_safety};
 use crate::registry::{Access, Address, RegistryError, Repository};
 use crate::render::images::parse;
 use crate::render::{Kind, ObjectKey, digest, kinds};
-use crate::telemetry::Metrics;
 
 /// A namespace in which nobody has a role of their own: what is allowed there is allowed on the whole cluster. It need not exist.
 const ANYWHERE: &str = "headwater-anywhere";
@@ -351,9 +348,7 @@ pub struct Checked {
 
 /// Makes the plan and looks at what stands in its way, whether it has begun or not; writes nothing.
 pub async fn check(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Checked, StepError> {
-    let (trigger, _) = mpsc::channel(1);
-    let (fleets, _) = kube::runtime::reflector::store();
-    let ctx = Ctx::new(hub, namespace.to_owned(), Demands::default(), Metrics::default(), fleets, trigger);
+    let ctx = Ctx::aside(hub, namespace);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
     let prepared = Box::pin(plan::prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod crd_safety;
 mod definition;
 pub mod drift;
+pub mod election;
 pub mod fields;
 pub mod goal;
 mod guard;

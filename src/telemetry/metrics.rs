@@ -58,6 +58,7 @@ pub struct Metrics {
     drift: Family<DriftLabels, Counter>,
     fleet: Fleets,
     managers: Arc<Mutex<BTreeSet<String>>>,
+    leader: Gauge,
 }
 
 /// What is told of fleets.
@@ -135,7 +136,13 @@ impl Default for Metrics {
         );
         let fleet = Fleets::register(&mut registry);
         let managers = Arc::default();
-        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready, drift, fleet, managers }
+        let leader = Gauge::default();
+        registry.register(
+            "leader",
+            "1 in the replica that leads; alert when the sum over the replicas of a shard is not 1 for longer than a minute",
+            leader.clone(),
+        );
+        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready, drift, fleet, managers, leader }
     }
 }
 
@@ -165,6 +172,11 @@ impl Metrics {
         };
         let labels = DriftLabels { instance: instance.to_owned(), kind: kind.to_owned(), manager: manager.to_owned() };
         self.drift.get_or_create(&labels).inc();
+    }
+
+    /// This replica leads, or does not.
+    pub fn leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     /// An instance is gone.

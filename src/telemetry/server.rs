@@ -19,7 +19,7 @@ pub struct Health(Arc<Mutex<BTreeMap<&'static str, bool>>>);
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new([("crd", false), ("instances", false)].into())))
+        Self(Arc::new(Mutex::new([("crd", false)].into())))
     }
 }
 

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 pub(crate) const OPERATOR: &str = "operator";
 /// Tokens of that user, known to every cluster from its start.
 pub(crate) const TOKENS: [&str; 2] = ["operator-token-one", "operator-token-two"];
+/// Another user, so that two operators can be told apart, and its token.
+pub(crate) const RIVAL: (&str, &str) = ("rival", "rival-token");
 /// Longest wait for what should take a second or two; generous, since machines are busy.
 pub(crate) const SOON: u64 = 40;
 /// Old and new version of the bundles in this repository.
@@ -195,12 +197,13 @@ impl Site {
     /// Starts several.
     pub(crate) fn start_many(kind: Kind, count: usize) -> Vec<Self> {
         let slots = Slot::take(count);
-        let tokens = TOKENS.map(|token| Token {
+        let users = TOKENS.map(|token| (OPERATOR, token)).into_iter().chain([RIVAL]);
+        let tokens = users.map(|(user, token)| Token {
             token: token.to_owned(),
-            user: OPERATOR.to_owned(),
+            user: user.to_owned(),
             groups: vec!["system:masters".to_owned()],
         });
-        let options = Options { kind, tokens: tokens.to_vec() };
+        let options = Options { kind, tokens: tokens.collect() };
         let clusters = Cluster::start_many(&options, count).unwrap();
         clusters.into_iter().zip(slots).map(|(cluster, slot)| Self::of(cluster, Some(slot))).collect()
     }
@@ -208,7 +211,7 @@ impl Site {
     fn of(cluster: Cluster, slot: Option<Slot>) -> Self {
         let config = headwater::cluster::Kubeconfig::parse(cluster.kubeconfig().as_bytes()).unwrap().config();
         let _inside = RUNTIME.enter();
-        let client = headwater::cluster::connect(&config).unwrap();
+        let client = headwater::cluster::connect(&config, &headwater::cluster::Gate::open()).unwrap();
         Self { cluster, client, slot }
     }
 
@@ -303,9 +306,10 @@ impl Site {
         self.audit(since).unwrap().into_iter().filter(|e| e.name != name).collect()
     }
 
-    /// What operators asked of this cluster since then, apart from watches.
+    /// What operators asked of this cluster since then, apart from watches, and from who leads.
     pub(crate) fn asked(&self, since: AuditMark) -> Vec<AuditEvent> {
-        self.settled(since).into_iter().filter(|e| e.user == OPERATOR && e.verb != "watch").collect()
+        let all = self.settled(since).into_iter();
+        all.filter(|e| e.user == OPERATOR && e.verb != "watch" && e.resource != "leases").collect()
     }
 
     /// What operators wrote on this cluster since then, apart from instances, their revisions and events: those belong to hubs.
@@ -468,6 +472,8 @@ impl<'a> Tenant<'a> {
                 args: [&own, more].concat().into_iter().map(str::to_owned).collect(),
                 env: vec![
                     ("KUBECONFIG".into(), self.kubeconfig()),
+                    // Who is started again has its lease at once.
+                    ("HEADWATER_IDENTITY".into(), "operator".into()),
                     ("HOME".into(), self.dir.path().display().to_string()),
                     ("RUST_LOG".into(), "info,headwater=debug".into()),
                 ],
@@ -499,8 +505,18 @@ impl<'a> Tenant<'a> {
 
     /// SIGTERM; returns how it ended.
     pub(crate) fn stop(&self) -> String {
+        self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Any signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.running().as_ref().expect("the operator was started").0.signal(signal).unwrap();
+    }
+
+    /// Waits until it ends by itself; returns how.
+    pub(crate) fn ended(&self) -> String {
         let (mut process, _) = self.running().take().unwrap();
-        process.signal(Signal::SIGTERM).unwrap();
         eventually("the operator ends", SOON, || match process.check() {
             Ok(()) => Err("it runs".to_owned()),
             Err(error) => Ok(error.to_string()),

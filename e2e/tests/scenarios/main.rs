@@ -26,6 +26,7 @@ mod harness;
 mod interop;
 mod ladder;
 mod lane;
+mod leader;
 mod lifecycle;
 mod live;
 mod operation;

@@ -8,7 +8,7 @@ mod status;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
@@ -30,17 +30,21 @@ use crate::plan::Plan;
 use crate::plan::goal::Goal;
 use crate::render::ObjectKey;
 
+/// How often a status is written again because something else of its object has changed.
+const ATTEMPTS: usize = 3;
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_LAST: Duration = Duration::from_secs(300);
 
 /// Puts our finalizer on the instance: nothing is written to a cluster before that.
-pub(super) async fn add_finalizer(ctx: &Ctx, instance: &FluxInstance) -> Result<(), StepError> {
+pub(super) async fn add_finalizer(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<(), StepError> {
     let mut finalizers = instance.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    patch_finalizers(ctx, instance, finalizers).await
+    memory.version = patch_finalizers(ctx, instance, finalizers).await?;
+    Ok(())
 }
 
-async fn patch_finalizers(ctx: &Ctx, instance: &FluxInstance, finalizers: Vec<String>) -> Result<(), StepError> {
+/// Returns the resource version after it.
+async fn patch_finalizers(ctx: &Ctx, instance: &FluxInstance, finalizers: Vec<String>) -> Result<u64, StepError> {
     let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
     let mut metadata = json!({"finalizers": finalizers, "uid": instance.uid()});
     if finalizers.iter().any(|f| f == FINALIZER) {
@@ -49,8 +53,12 @@ async fn patch_finalizers(ctx: &Ctx, instance: &FluxInstance, finalizers: Vec<St
     let patch = Patch::Merge(json!({"metadata": metadata}));
     let name = instance.name_any();
     let params = PatchParams::default();
-    with_deadline(api.patch_metadata(&name, &params, &patch)).await?;
-    Ok(())
+    let written = with_deadline(api.patch_metadata(&name, &params, &patch)).await?;
+    Ok(version_of(written.meta()))
+}
+
+fn version_of(metadata: &ObjectMeta) -> u64 {
+    metadata.resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// Says that a change begins, before its first effect.
@@ -173,7 +181,7 @@ pub(super) async fn removal(
             ctx.metrics.forget(&instance.name_any());
             let rest = instance.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
             return match patch_finalizers(ctx, instance, rest).await {
-                Ok(()) | Err(StepError::Cluster(ClusterError::NotFound(_))) => Action::await_change(),
+                Ok(_) | Err(StepError::Cluster(ClusterError::NotFound(_))) => Action::await_change(),
                 Err(_) => Action::requeue(backoff(memory)),
             };
         }
@@ -241,7 +249,7 @@ pub(super) async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
         &ctx.namespace,
         &kube::api::ApiResource::erase::<FluxInstance>(&()),
     );
-    let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
+    let patch = Patch::Merge(json!({"metadata": {"uid": invalid.metadata.uid}, "status": {"conditions": conditions}}));
     let Err(error) = with_deadline(api.patch_status(&name, &PatchParams::default(), &patch)).await else {
         return Action::await_change();
     };
@@ -261,7 +269,8 @@ pub(super) async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
     Action::await_change()
 }
 
-/// Writes the status if it differs from what is stored.
+/// Writes the status if it differs from what is stored, and only over what it was made from: what comes late, from an operator
+/// that does not lead any more or has not this shard any more, is refused.
 async fn write(
     ctx: &Ctx,
     instance: &FluxInstance,
@@ -279,15 +288,32 @@ async fn write(
     if change == json!({}) {
         return Ok(());
     }
-    let patch = Patch::Merge(change);
     let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
     let name = instance.name_any();
-    let params = PatchParams::default();
-    let written = with_deadline(api.patch_status(&name, &params, &patch)).await?;
-    let version = written.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0);
-    // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
-    memory.status = Some((version, new.clone()));
-    Ok(())
+    let mut version = memory.version.max(version_of(&instance.metadata));
+    let mut attempts = 0..ATTEMPTS;
+    loop {
+        let mut patch = change.clone();
+        patch["metadata"] = json!({"uid": instance.uid(), "resourceVersion": version.to_string()});
+        match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
+            Ok(written) => {
+                memory.version = version_of(written.meta());
+                // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
+                memory.status = Some((memory.version, new.clone()));
+                return Ok(());
+            }
+            Err(ClusterError::Conflict(_)) if attempts.next().is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Users change what they want at any time, and that is no matter here.
+        let now = with_deadline(api.get(&name)).await?;
+        let since = merge_patch(&old_value["status"], &json!(now.status.clone().unwrap_or_default()));
+        let ours = change["status"].as_object();
+        if ours.is_some_and(|ours| ours.keys().any(|field| since.get(field).is_some())) {
+            return Err(ClusterError::Conflict("the status was changed by another operator".to_owned()).into());
+        }
+        version = version_of(&now.metadata);
+    }
 }
 
 /// RFC 7396: what turns `old` into `new`; fields that went away become null.
