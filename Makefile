@@ -121,12 +121,13 @@ crds: ## Regenerate the CRDs in bundles/ from the official Go modules
 	@bundles/generate-crds.sh
 
 .PHONY: bench
-bench: release tools ## Measure on real API servers and write BENCHMARKS.md (about 15 min)
+bench: release tools ## Measure on real API servers and write BENCHMARKS.md (about 25 min)
 	@temp=$$(mktemp); trap 'rm -f "$$temp"' EXIT
 	$(MAKE) bundles DESCRIPTIONS=1
 	export HEADWATER_BIN=$(abspath $(TARGET))/release/headwater HEADWATER_PUBLISHED=$(abspath dist)
 	$(CARGO) bench -p headwater-e2e --bench bench > "$$temp"
 	$(CARGO) bench -p headwater-e2e --bench bundles >> "$$temp"
+	$(CARGO) bench -p headwater-e2e --bench rest >> "$$temp"
 	{ sed '/^<!-- figures -->/q' BENCHMARKS.md; echo; cat "$$temp"; } > "$$temp.md" && mv "$$temp.md" BENCHMARKS.md
 	cat "$$temp"
 

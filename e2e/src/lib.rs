@@ -25,7 +25,7 @@ pub mod tools;
 pub use audit::{AuditEvent, AuditMark};
 pub use bed::{Target, clusters_or_bed};
 pub use cluster::{Cluster, Kind, Options, Token};
-pub use proxy::{Fault, Faults, Phase, Proxy, Write};
+pub use proxy::{Fault, Faults, Line, Phase, Proxy, Write};
 pub use registry::{Registry, RegistryOptions, Tls};
 
 #[cfg(test)]

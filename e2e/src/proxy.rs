@@ -1,12 +1,16 @@
 //! A proxy in front of API servers that fails on demand: at the n-th write it kills the program under test, refuses, or loses
-//! the answer. All else passes as it is, watches as streams and credentials in their header.
+//! the answer; or its line falls silent, or it leads to another cluster. All else passes as it is, watches as streams and
+//! credentials in their header.
 //!
 //! Writes pass one at a time, in the order in which they arrive, over all proxies that share a [`Faults`]. So the n-th write
 //! means: the n-1 before it are committed and answered, and no later one has been sent. What a dead program had on its way
 //! is thrown away.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -26,6 +30,7 @@ use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -222,6 +227,84 @@ impl Faults {
     }
 }
 
+/// What becomes of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// They work.
+    Open,
+    /// They are accepted, and nothing is ever read or answered; those that were open fall silent for good, as if packets vanished.
+    Silent,
+    /// They end at once.
+    Refused,
+}
+
+/// Where a proxy leads, and how the line to it is.
+struct Road {
+    line: AtomicU8,
+    upstream: Mutex<Arc<Upstream>>,
+}
+
+impl Road {
+    fn line(&self) -> Line {
+        match self.line.load(Ordering::SeqCst) {
+            0 => Line::Open,
+            1 => Line::Silent,
+            _ => Line::Refused,
+        }
+    }
+
+    fn upstream(&self) -> Arc<Upstream> {
+        Arc::clone(&self.upstream.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A connection over that line.
+struct Wire {
+    stream: TcpStream,
+    road: Arc<Road>,
+    lost: bool,
+}
+
+impl Wire {
+    fn state(&mut self) -> Poll<std::io::Result<()>> {
+        let line = self.road.line();
+        self.lost |= line == Line::Silent;
+        match line {
+            Line::Refused => Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into())),
+            // Nobody is woken any more: what was lost stays lost.
+            _ if self.lost => Poll::Pending,
+            Line::Open | Line::Silent => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        ready!(self.state())?;
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        ready!(self.state())?;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.state())?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 type Body = Either<Full<Bytes>, Incoming>;
 
 struct Upstream {
@@ -238,6 +321,29 @@ fn is_write(method: &Method, uri: &Uri) -> bool {
 }
 
 impl Upstream {
+    fn of(cluster: &Cluster) -> Result<Arc<Self>> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(cluster.ca()) {
+            roots.add(certificate?)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let theirs = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(theirs)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let authority = cluster.server().parse::<Uri>()?.authority().context("a server has an address")?.clone();
+        Ok(Arc::new(Self { client, authority }))
+    }
+
     async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
         let mut parts = request.uri().clone().into_parts();
         (parts.scheme, parts.authority) = (Some(Scheme::HTTPS), Some(self.authority.clone()));
@@ -346,6 +452,7 @@ fn refusal(code: u16, retry_after: Option<&str>) -> Response<Body> {
 pub struct Proxy {
     pub(crate) server: String,
     pub(crate) ca: String,
+    road: Arc<Road>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -357,35 +464,33 @@ impl Proxy {
         let pem = authority.issue("127.0.0.1")?;
         let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes())?;
-        let own = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let own = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(cluster.ca()) {
-            roots.add(certificate?)?;
-        }
-        let theirs = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(theirs)
-            .https_only()
-            .enable_http1()
-            .wrap_connector(connector);
-        let upstream = Arc::new(Upstream {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            authority: cluster.server().parse::<Uri>()?.authority().context("a server has an address")?.clone(),
-        });
+        let upstream = Upstream::of(cluster)?;
+        let road = Arc::new(Road { line: AtomicU8::new(0), upstream: Mutex::new(upstream) });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let server = format!("https://{}", listener.local_addr()?);
-        runtime.spawn(serve(listener, TlsAcceptor::from(Arc::new(own)), upstream, faults.clone()));
-        Ok(Self { server, ca: authority.certificate(), runtime: Some(runtime) })
+        runtime.spawn(serve(listener, TlsAcceptor::from(Arc::new(own)), Arc::clone(&road), faults.clone()));
+        Ok(Self { server, ca: authority.certificate(), road, runtime: Some(runtime) })
+    }
+
+    /// What becomes of connections from now on.
+    pub fn becomes(&self, line: Line) {
+        let line = match line {
+            Line::Open => 0,
+            Line::Silent => 1,
+            Line::Refused => 2,
+        };
+        self.road.line.store(line, Ordering::SeqCst);
+    }
+
+    /// Leads to another cluster from now on, also over connections that are open.
+    pub fn lead_to(&self, cluster: &Cluster) -> Result<()> {
+        *self.road.upstream.lock().unwrap_or_else(PoisonError::into_inner) = Upstream::of(cluster)?;
+        Ok(())
     }
 
     /// A kubeconfig that leads through it.
@@ -402,17 +507,18 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, upstream: Arc<Upstream>, faults: Faults) -> Infallible {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, road: Arc<Road>, faults: Faults) -> Infallible {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        tokio::spawn(connection(stream, acceptor.clone(), Arc::clone(&upstream), faults.clone()));
+        tokio::spawn(connection(stream, acceptor.clone(), Arc::clone(&road), faults.clone()));
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, upstream: Arc<Upstream>, faults: Faults) -> Result<()> {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, road: Arc<Road>, faults: Faults) -> Result<()> {
     stream.set_nodelay(true)?;
-    let stream = TokioIo::new(acceptor.accept(stream).await?);
-    let service = service_fn(move |request| Arc::clone(&upstream).pass(faults.clone(), request));
+    let wire = Wire { stream, road: Arc::clone(&road), lost: false };
+    let stream = TokioIo::new(acceptor.accept(wire).await?);
+    let service = service_fn(move |request| road.upstream().pass(faults.clone(), request));
     hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await?;
     Ok(())
 }

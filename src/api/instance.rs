@@ -70,8 +70,8 @@ pub struct FluxInstanceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tofu: Option<Tofu>,
 
-    /// How often the bundle repository and the whole cluster state are looked at anew. Changes of managed
-    /// objects are noticed at once; this is the safety net.
+    /// How often the bundle repository and the cluster are looked at anew. Changes of managed objects are noticed at once,
+    /// on remote clusters those of Deployments and CRDs, and the rest at every sixth interval.
     #[serde(default)]
     pub interval: Interval,
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
@@ -12,6 +13,10 @@ use super::{ClusterError, Gate};
 
 /// A packet that is not answered in this time means there is nobody.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection over which nothing came for so long while something was expected is dead. Watches show a sign of life once
+/// a minute, all else has a much shorter deadline.
+const SILENCE: Duration = Duration::from_secs(180);
 
 /// Builds a client from a configuration. It writes only while the gate is open.
 ///
@@ -25,6 +30,9 @@ pub fn connect(config: &Config, gate: &Gate) -> Result<Client, ClusterError> {
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_keepalive(Some(Duration::from_secs(60)));
     let https = config.rustls_https_connector_with_connector(connector).map_err(refuse)?;
+    let mut https = TimeoutConnector::new(https);
+    https.set_read_timeout(Some(SILENCE));
+    https.set_reset_reader_on_write(true);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(90))
         .build::<_, Body>(https);

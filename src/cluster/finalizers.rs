@@ -1,9 +1,8 @@
 //! Objects of custom resource definitions and what holds them: read page by page, changed one by one.
 
-use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{Cluster, ClusterError, IN_FLIGHT, Page, request};
+use super::{Cluster, ClusterError, Page, request};
 use crate::plan::{Definition, Live, foreign, is_ours, live_of};
 use crate::render::{Kind, ObjectKey};
 
@@ -33,11 +32,13 @@ impl Cluster {
                 objects.filter(|(_, live)| live.finalizers.iter().any(|f| is_ours(f, finalizers))).collect();
             let writes = held.into_iter().map(|(key, live)| {
                 let (cluster, kind, finalizers) = (self.clone(), kind.clone(), finalizers.to_vec());
-                async move { (cluster.release_one(&kind, &key, live, &finalizers).await, key) }
+                async move {
+                    let answer = cluster.release_one(&kind, &key, live, &finalizers).await;
+                    (key, answer)
+                }
             });
-            let answers: Vec<_> = stream::iter(writes).buffer_unordered(IN_FLIGHT).collect().await;
             let mut failed = None;
-            for (answer, key) in answers {
+            for (key, answer) in request::several(writes).await {
                 match answer {
                     Ok(()) => released += 1,
                     Err(error) => failed = failed.or(Some((key, error))),

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Cluster, ClusterError, IN_FLIGHT, Page, request};
+use super::{Cluster, ClusterError, Page, request};
 use crate::plan::{Definition, FIELD_MANAGER};
 use crate::render::{Kind, ObjectKey};
 
@@ -59,10 +58,9 @@ impl Cluster {
             let Page { metadata, next } = page;
             let writes = metadata.into_iter().map(|metadata| {
                 let (cluster, kind) = (self.clone(), kind.clone());
-                async move { cluster.write_anew(&kind, metadata, mixed).await }
+                async move { ((), cluster.write_anew(&kind, metadata, mixed).await) }
             });
-            let written: Vec<_> = stream::iter(writes).buffer_unordered(IN_FLIGHT).collect().await;
-            for answer in written {
+            for ((), answer) in request::several(writes).await {
                 done.objects += 1;
                 done.written += usize::from(answer?);
             }

@@ -2,7 +2,9 @@
 //! them, and spares a pass from asking for what is known.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
@@ -15,14 +17,19 @@ use super::{Cluster, INSTALLATION_LABEL};
 use crate::plan::{Live, Observed, changed_by, ownership};
 use crate::render::{Kind, ObjectKey};
 
-/// Watches are opened anew before load balancers drop idle connections (Azure: 240 s).
-const WATCH_SECONDS: u32 = 200;
+/// A watch is opened anew after so long, and up to some minutes more, so that those of a fleet do not come together. Bookmarks, one
+/// a minute, keep balancers from taking it for idle, and show that somebody is there (see [`super::connect`]).
+const WATCH_SECONDS: u32 = 3600;
+
+/// A watch that could not be opened again would have said so by now: by its back-off, or by the silence of the connection.
+const RESUMED: Duration = Duration::from_secs(240);
 
 #[derive(Default)]
 struct Picture {
     complete: bool,
-    /// The watch was interrupted and has shown nothing since: what is known may be old.
-    interrupted: bool,
+    /// The watch was interrupted and has shown nothing since: what is known may be old. It goes on where it was; that it
+    /// does is not told, but that it does not is, in time.
+    interrupted: Option<Instant>,
     seen: u64,
     live: BTreeMap<ObjectKey, Live>,
     /// What a relist has shown so far; replaces `live` when the list is complete.
@@ -32,11 +39,11 @@ struct Picture {
 impl Picture {
     /// Whether what it shows can be relied on.
     fn is_current(&self) -> bool {
-        self.complete && !self.interrupted
+        self.complete && self.interrupted.is_none_or(|at| at.elapsed() > RESUMED)
     }
 
     fn take(&mut self, event: watcher::Event<(ObjectKey, Live)>) -> bool {
-        self.interrupted = false;
+        self.interrupted = None;
         let newest = |picture: &mut Self, live: &Live| picture.seen = picture.seen.max(live.resource_version);
         match event {
             watcher::Event::Init => {
@@ -76,6 +83,7 @@ pub struct Mirror {
     pictures: Pictures,
     watches: BTreeMap<(String, String), JoinHandle<()>>,
     changed: mpsc::Sender<()>,
+    broken: Arc<AtomicBool>,
 }
 
 impl Drop for Mirror {
@@ -87,7 +95,7 @@ impl Drop for Mirror {
 impl Mirror {
     /// An empty picture; `changed` gets a word after every change. It has to have room for one word only: more say the same.
     pub fn new(changed: mpsc::Sender<()>) -> Self {
-        Self { pictures: Arc::default(), watches: BTreeMap::new(), changed }
+        Self { pictures: Arc::default(), watches: BTreeMap::new(), changed, broken: Arc::default() }
     }
 
     /// Watches these kinds from now on.
@@ -110,11 +118,12 @@ impl Mirror {
             } else {
                 Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource)
             };
+            let spread = cluster.uid.bytes().fold(0, u8::wrapping_add);
             let config = watcher::Config::default()
                 .labels(&format!("{INSTALLATION_LABEL}={installation}"))
-                .timeout(WATCH_SECONDS);
+                .timeout(WATCH_SECONDS + u32::from(spread));
             let pictures = Arc::clone(&self.pictures);
-            let changed = self.changed.clone();
+            let (changed, broken) = (self.changed.clone(), Arc::clone(&self.broken));
             let task = tokio::spawn(async move {
                 let mut events = watcher(api, config).default_backoff().boxed();
                 while let Some(event) = events.next().await {
@@ -125,8 +134,11 @@ impl Mirror {
                         Ok(event) => picture.take(map(event, &kind)),
                         Err(error) => {
                             tracing::debug!(kind = %kind.kind, %error, "watch interrupted");
-                            // Once: a pass finds out whether the cluster is still there, and backs off by itself.
-                            !std::mem::replace(&mut picture.interrupted, true) && picture.complete
+                            // Once: a pass has it found out whether the cluster is still there.
+                            let before = picture.interrupted.replace(Instant::now());
+                            let is_first = before.is_none_or(|at| at.elapsed() > RESUMED);
+                            broken.store(true, Ordering::Relaxed);
+                            is_first && picture.complete
                         }
                     };
                     if is_news {
@@ -136,6 +148,11 @@ impl Mirror {
             });
             self.watches.insert(id, task);
         }
+    }
+
+    /// Whether a watch was interrupted since the last call.
+    pub fn has_broken(&self) -> bool {
+        self.broken.swap(false, Ordering::Relaxed)
     }
 
     /// Writes into `observed` what is known of a kind; false when nothing complete is known yet.

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod connect;
+mod connection;
 mod error;
 mod finalizers;
 mod gate;
@@ -23,6 +24,7 @@ use crate::plan::{Desired, FIELD_MANAGER, Live};
 use crate::render::{Kind, ObjectKey};
 
 pub use connect::{connect, hub_config};
+pub use connection::{Due, Event, Link, Standing, Trouble};
 pub use error::ClusterError;
 pub use gate::Gate;
 pub use inventory::{INVENTORY_NAME, InventoryStore};
@@ -30,7 +32,7 @@ pub use kubeconfig::{Kubeconfig, KubeconfigRejected};
 pub use lease::LeaseStore;
 pub use migrate::Migrated;
 pub use mirror::Mirror;
-pub use request::with_deadline;
+pub use request::{several, with_deadline};
 
 pub use crate::plan::INSTALLATION_LABEL;
 
@@ -88,16 +90,24 @@ fn apply_path(object: &Desired) -> String {
     format!("{path}?fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict")
 }
 
+async fn identity(client: &Client) -> Result<String, ClusterError> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let system = with_deadline(namespaces.get_metadata("kube-system")).await?;
+    Ok(system.metadata.uid.unwrap_or_default())
+}
+
 impl Cluster {
     /// Reads who the cluster is; with that, that it answers and accepts our credentials.
     pub async fn identify(client: Client, is_hub: bool) -> Result<Self, ClusterError> {
-        let namespaces = Api::<Namespace>::all(client.clone());
-        let (version, system) = tokio::join!(
-            with_deadline(client.apiserver_version()),
-            with_deadline(namespaces.get_metadata("kube-system")),
-        );
-        let uid = system?.metadata.uid.unwrap_or_default();
-        Ok(Self { version: version?.git_version, client, uid, is_hub })
+        // One after the other: both at once would be two connections, most of all to those that do not answer.
+        let uid = identity(&client).await?;
+        let version = with_deadline(client.apiserver_version()).await?.git_version;
+        Ok(Self { client, uid, version, is_hub })
+    }
+
+    /// UID of what answers now: addresses and balancers may come to lead elsewhere while a client is in use.
+    pub async fn identity(&self) -> Result<String, ClusterError> {
+        identity(&self.client).await
     }
 
     /// The client, for typed access.

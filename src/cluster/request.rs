@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
@@ -12,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ClusterError, DEADLINE, Listed};
+use super::{ClusterError, DEADLINE, IN_FLIGHT, Listed};
 use crate::plan::{Live, changed_by, ownership};
 use crate::render::{Kind, ObjectKey};
 
@@ -87,6 +89,27 @@ where
         .when(|e| matches!(e, ClusterError::Throttled(_) | ClusterError::Failed(_)) && is_short(e))
         .adjust(|e, pause| pause.map(|p| p.max(e.retry_after().unwrap_or_default())))
         .await
+}
+
+/// Asks several things, [`IN_FLIGHT`] at a time, and gives what was asked with its answer. Once nobody answers, what is under way is
+/// waited for and the rest is not even sent: a cluster that falls silent costs one deadline, not one for each request.
+pub async fn several<K, T, F>(requests: impl IntoIterator<Item = F>) -> Vec<(K, Result<T, ClusterError>)>
+where
+    F: Future<Output = (K, Result<T, ClusterError>)>,
+{
+    let mut rest = requests.into_iter();
+    let (mut under_way, mut answers, mut silent) = (FuturesUnordered::new(), Vec::new(), false);
+    loop {
+        while !silent
+            && under_way.len() < IN_FLIGHT
+            && let Some(request) = rest.next()
+        {
+            under_way.push(request);
+        }
+        let Some((what, answer)) = under_way.next().await else { return answers };
+        silent |= answer.as_ref().is_err_and(ClusterError::is_unreachable);
+        answers.push((what, answer));
+    }
 }
 
 /// An answer, whatever it says.
@@ -217,4 +240,32 @@ pub(super) fn listed(kind: &Kind, answer: &[u8]) -> Result<Listed, ClusterError>
         })
         .collect();
     Ok(Listed { live, resource_version: list.metadata.resource_version.parse().unwrap_or(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_sent_after_silence() {
+        let sent = std::cell::Cell::new(0);
+        let request = |number: usize| {
+            let sent = &sent;
+            async move {
+                sent.set(sent.get() + 1);
+                tokio::task::yield_now().await;
+                let answer = match number {
+                    3 => Err(ClusterError::Timeout(DEADLINE)),
+                    7 => Err(ClusterError::Forbidden(String::new())),
+                    _ => Ok(()),
+                };
+                (number, answer)
+            }
+        };
+        let answers = several((0..100).map(request)).await;
+        assert_eq!(answers.len(), sent.get(), "what was sent is waited for");
+        assert!((4..=4 + IN_FLIGHT).contains(&sent.get()), "{} sent", sent.get());
+        sent.set(0);
+        assert_eq!(several((4..100).map(request)).await.len(), 96, "a refusal stops nothing");
+    }
 }

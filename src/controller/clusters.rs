@@ -1,15 +1,34 @@
-//! Clients for the clusters that instances name: made from Secrets, kept while the Secret stays the same.
+//! The ways to the clusters that instances name, one [`Link`] for each kubeconfig. A pass takes a connection or learns at once
+//! why there is none; it never waits for one. Connecting is done by [`keep`] alone, which wakes the instances when there is news.
+//!
+//! So a cluster that is down costs a line in a table: no pass, no task and no socket between two probes, and probes are few at
+//! a time and end within seconds, however many clusters are down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
-use tokio::sync::Mutex;
+use kube::Client;
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
-use super::StepError;
-use crate::api::KubeConfigRef;
-use crate::cluster::{Cluster, ClusterError, Gate, Kubeconfig, KubeconfigRejected, connect, with_deadline};
+use super::secrets::{client_of, read_secret};
+use super::{Ctx, Guarded, StepError};
+use crate::api::{FluxInstance, KubeConfigRef};
+use crate::cluster::{Cluster, ClusterError, Due, Event, Gate, Link, Standing, Trouble};
+
+/// Longest time a probe takes. Longer than the connect timeout, so that a probe says what was the matter.
+const PROBE: Duration = Duration::from_secs(6);
+/// First contacts at a time: most of them end well and soon.
+const CONTACTS: usize = 128;
+/// Probes of clusters that were down when last asked, at a time: enough for 300 of them that only time out, few enough to
+/// be no load.
+const PROBES: usize = 16;
+/// Links that no instance names any more are forgotten at least this often.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// A connected cluster; the epoch changes when the client does.
 #[derive(Clone)]
@@ -20,11 +39,77 @@ pub struct Connection {
     pub epoch: u64,
 }
 
-struct Known {
-    secret_version: String,
-    /// The Secret may have changed since.
-    stale: bool,
-    connection: Connection,
+/// Name of a Secret and, where it is given, the key in it.
+type Id = (String, Option<String>);
+
+fn id_of(reference: &KubeConfigRef) -> Id {
+    (reference.secret_ref.name.clone(), reference.secret_ref.key.clone())
+}
+
+/// What is known of the way to one cluster.
+#[derive(Default)]
+struct Way {
+    link: Link,
+    /// There while connected, and while that is doubted.
+    connection: Option<Connection>,
+    /// There while down: the first error of its kind, so that what is said of it stays the same.
+    why: Option<StepError>,
+    /// Resource version of the Secret that was read last.
+    secret_version: Option<String>,
+    /// An instance asked for another cluster than the one that answers.
+    is_other: bool,
+}
+
+impl Way {
+    fn on(&mut self, event: Event) {
+        self.link = self.link.on(event, Instant::now(), roll());
+        let is_kept = matches!(event, Event::Asked | Event::Doubted) || self.is_connected();
+        if !is_kept {
+            self.connection = None;
+            self.is_other = false;
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.standing() == Standing::Connected
+    }
+
+    /// Notes why it is down; whether that is news.
+    fn is_down(&mut self, error: &StepError) -> bool {
+        let is_news = self.why.as_ref().is_none_or(|why| why.reason() != error.reason());
+        if is_news {
+            self.why = Some(error.clone());
+        }
+        is_news
+    }
+
+    /// A word for metrics.
+    fn state(&self) -> &'static str {
+        match self.link.standing() {
+            Standing::New => "connecting",
+            Standing::Connected if self.is_other => "identity_changed",
+            Standing::Connected => "connected",
+            Standing::Down(Trouble::Unreachable) => "backing_off",
+            Standing::Down(Trouble::Unauthorised) => "unauthorised",
+            Standing::Down(Trouble::Refused) => "refused",
+        }
+    }
+}
+
+/// All that [`Way::state`] may say.
+const STATES: [&str; 6] = ["connecting", "connected", "identity_changed", "backing_off", "unauthorised", "refused"];
+
+/// Chance, between 0 and 1.
+fn roll() -> f64 {
+    let bits = RandomState::new().build_hasher().finish() >> 32;
+    f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[derive(Default)]
+struct Ways {
+    by_id: BTreeMap<Id, Way>,
+    /// Whose instances are to look again.
+    news: BTreeSet<Id>,
 }
 
 /// All connections of this process.
@@ -32,11 +117,12 @@ pub struct Clusters {
     hub: Client,
     namespace: String,
     gate: Gate,
-    local: Mutex<Option<Connection>>,
-    remote: Mutex<HashMap<(String, Option<String>), Known>>,
+    local: tokio::sync::Mutex<Option<Connection>>,
+    /// Never held over IO: one slow cluster must not stop the others.
+    ways: Mutex<Ways>,
     epochs: AtomicU64,
-    /// How often a Secret was doubted: a doubt that comes while one is being read must not be lost.
-    doubts: AtomicU64,
+    /// Something is due, or news.
+    stirred: Notify,
 }
 
 impl Clusters {
@@ -46,18 +132,29 @@ impl Clusters {
             hub,
             namespace,
             gate,
-            local: Mutex::default(),
-            remote: Mutex::default(),
+            local: tokio::sync::Mutex::default(),
+            ways: Mutex::default(),
             epochs: AtomicU64::default(),
-            doubts: AtomicU64::default(),
+            stirred: Notify::new(),
         }
     }
 
-    /// The cluster an instance names.
-    pub async fn get(&self, reference: Option<&KubeConfigRef>) -> Result<Connection, StepError> {
-        match reference {
-            None => self.hub().await,
-            Some(reference) => self.remote(reference).await,
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cluster of an instance; never another one than before.
+    pub async fn get(&self, instance: &FluxInstance) -> Result<Connection, StepError> {
+        let recorded = instance.status.as_ref().and_then(|status| status.cluster.as_ref()).map(|c| c.uid.as_str());
+        let connection = match &instance.spec.kube_config {
+            None => self.hub().await?,
+            Some(reference) => self.remote(reference, recorded)?,
+        };
+        match recorded {
+            Some(expected) if expected != connection.cluster.uid => {
+                Err(StepError::Identity { expected: expected.to_owned(), found: connection.cluster.uid })
+            }
+            _ => Ok(connection),
         }
     }
 
@@ -70,96 +167,206 @@ impl Clusters {
         Ok(local.insert(Connection { cluster, epoch: self.next_epoch() }).clone())
     }
 
-    async fn remote(&self, reference: &KubeConfigRef) -> Result<Connection, StepError> {
-        let secret_ref = &reference.secret_ref;
-        let id = (secret_ref.name.clone(), secret_ref.key.clone());
-        // No lock is held over IO: one slow cluster must not stop the others.
-        if let Some(known) = self.remote.lock().await.get(&id)
-            && !known.stale
-        {
-            return Ok(known.connection.clone());
-        }
-        let doubts = self.doubts.load(Ordering::SeqCst);
-        let is_stale = || self.doubts.load(Ordering::SeqCst) != doubts;
-        let secret = read_secret(&self.hub, &self.namespace, &secret_ref.name, "spec.kubeConfig.secretRef").await?;
-        let secret_version = secret.metadata.resource_version.clone().unwrap_or_default();
-        if let Some(known) = self.remote.lock().await.get_mut(&id)
-            && known.secret_version == secret_version
-        {
-            known.stale = is_stale();
-            return Ok(known.connection.clone());
-        }
-        let data = secret.data.unwrap_or_default();
-        let wanted: Vec<&str> = match &secret_ref.key {
-            Some(key) => vec![key],
-            None => vec!["value", "value.yaml"],
+    /// What is known at this moment.
+    fn remote(&self, reference: &KubeConfigRef, expected: Option<&str>) -> Result<Connection, StepError> {
+        let mut ways = self.ways();
+        let way = ways.by_id.entry(id_of(reference)).or_default();
+        let is_connected = way.is_connected();
+        let Some(connection) = way.connection.as_ref().filter(|_| is_connected) else {
+            self.stirred.notify_one();
+            return Err(way.why.clone().unwrap_or(StepError::Connecting));
         };
-        let Some((key, bytes)) = wanted.iter().find_map(|key| data.get_key_value(*key)) else {
-            let found: Vec<&str> = data.keys().map(String::as_str).take(8).collect();
-            return Err(StepError::Secret {
-                field: "spec.kubeConfig.secretRef",
-                cause: format!(
-                    "Secret {} has no key {} (found: {})",
-                    secret_ref.name,
-                    wanted.join(" or "),
-                    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
-                ),
-                transient: false,
-            });
-        };
-        let kubeconfig = Kubeconfig::parse(&bytes.0).map_err(|cause| StepError::Kubeconfig {
-            secret: secret_ref.name.clone(),
-            key: key.clone(),
-            cause,
-        })?;
-        let client = connect(&kubeconfig.config(), &self.gate).map_err(|error| StepError::Kubeconfig {
-            secret: secret_ref.name.clone(),
-            key: key.clone(),
-            cause: KubeconfigRejected::unusable(&error),
-        })?;
-        let cluster = Cluster::identify(client, false).await?;
-        let connection = Connection { cluster, epoch: self.next_epoch() };
-        let mut remote = self.remote.lock().await;
-        let known = Known { secret_version, stale: is_stale(), connection: connection.clone() };
-        remote.insert(id, known);
-        Ok(connection)
+        let is_other = expected.is_some_and(|expected| expected != connection.cluster.uid);
+        if is_other != way.is_other {
+            way.is_other = is_other;
+            self.stirred.notify_one();
+        }
+        Ok(connection.clone())
     }
 
-    /// The Secret changed, or its credentials were refused: look at it again before the next use.
-    pub async fn doubt(&self, secret: &str, refused: bool) {
-        let mut remote = self.remote.lock().await;
-        self.doubts.fetch_add(1, Ordering::SeqCst);
-        if refused {
-            remote.retain(|(name, _), _| name != secret);
-        } else {
-            remote.iter_mut().filter(|((name, _), _)| name == secret).for_each(|(_, known)| known.stale = true);
+    /// Whether the instance will be woken when there is something new to know of its cluster, so that it need not ask.
+    pub fn wakes(&self, instance: &FluxInstance) -> bool {
+        let Some(reference) = &instance.spec.kube_config else { return false };
+        self.ways().by_id.get(&id_of(reference)).is_some_and(|way| !way.is_connected())
+    }
+
+    /// How a pass that used a connection ended.
+    pub fn tell(&self, instance: &FluxInstance, epoch: Option<u64>, error: Option<&StepError>) {
+        let trouble = error.and_then(|error| Some((error.trouble()?, error)));
+        self.happened(instance, epoch, |way| match trouble {
+            None => way.on(Event::Worked),
+            Some((trouble, error)) => {
+                way.on(Event::Broke(trouble));
+                way.is_down(error);
+            }
+        });
+    }
+
+    /// Another cluster answers than the one that was connected to.
+    pub fn moved(&self, instance: &FluxInstance, epoch: Option<u64>) {
+        self.happened(instance, epoch, |way| way.on(Event::Changed));
+    }
+
+    /// A watch of this client broke off.
+    pub fn doubt(&self, instance: &FluxInstance, epoch: Option<u64>) {
+        self.happened(instance, epoch, |way| way.on(Event::Doubted));
+    }
+
+    fn happened(&self, instance: &FluxInstance, epoch: Option<u64>, what: impl FnOnce(&mut Way)) {
+        let Some(reference) = &instance.spec.kube_config else { return };
+        let id = id_of(reference);
+        let mut ways = self.ways();
+        // What befell an older client says nothing of this one.
+        let is_current = |way: &&mut Way| way.connection.as_ref().is_some_and(|c| Some(c.epoch) == epoch);
+        let Some(way) = ways.by_id.get_mut(&id).filter(is_current) else { return };
+        what(way);
+        if !way.is_connected() {
+            if way.connection.is_none() {
+                ways.news.insert(id);
+            }
+            self.stirred.notify_one();
         }
+    }
+
+    /// A Secret is there in this version.
+    pub fn secret(&self, name: &str, version: Option<&str>) {
+        let mut ways = self.ways();
+        let of_secret = ways.by_id.iter_mut().filter(|((secret, _), _)| secret == name);
+        for (_, way) in of_secret.filter(|(_, way)| way.secret_version.as_deref() != version) {
+            way.on(Event::Changed);
+            way.why = None;
+            self.stirred.notify_one();
+        }
+    }
+
+    /// Connects to the cluster of an instance and waits for it, for who has nobody to wake.
+    pub async fn connect(&self, instance: &FluxInstance) {
+        let Some(reference) = &instance.spec.kube_config else { return };
+        let id = id_of(reference);
+        self.ways().by_id.entry(id.clone()).or_default().on(Event::Asked);
+        self.visit(&id).await;
+    }
+
+    /// Asks a cluster how it stands.
+    async fn visit(&self, id: &Id) {
+        let answer = self.contact(id).await;
+        let mut ways = self.ways();
+        let Some(way) = ways.by_id.get_mut(id) else { return };
+        let is_news = match answer {
+            Ok(connection) => {
+                way.on(Event::Answered);
+                let is_connected = way.is_connected();
+                (way.connection, way.why) = (is_connected.then_some(connection), None);
+                is_connected
+            }
+            Err(error) => {
+                way.on(Event::Failed(error.trouble().unwrap_or(Trouble::Unreachable), error.retry_after()));
+                matches!(way.link.standing(), Standing::Down(_)) && way.is_down(&error)
+            }
+        };
+        if is_news {
+            ways.news.insert(id.clone());
+        }
+    }
+
+    async fn contact(&self, id: &Id) -> Result<Connection, StepError> {
+        let doubted = self.ways().by_id.get(id).and_then(|way| way.connection.clone());
+        if let Some(connection) = doubted {
+            let asked = tokio::time::timeout(PROBE, connection.cluster.identity()).await;
+            if asked.unwrap_or(Err(ClusterError::Timeout(PROBE)))? == connection.cluster.uid {
+                return Ok(connection);
+            }
+        }
+        let (name, key) = id;
+        let secret = read_secret(&self.hub, &self.namespace, name, "spec.kubeConfig.secretRef").await?;
+        if let Some(way) = self.ways().by_id.get_mut(id) {
+            way.secret_version.clone_from(&secret.metadata.resource_version);
+        }
+        let client = client_of(secret, key.as_deref(), &self.gate)?;
+        let identified = tokio::time::timeout(PROBE, Cluster::identify(client, false)).await;
+        let cluster = identified.unwrap_or(Err(ClusterError::Timeout(PROBE)))?;
+        Ok(Connection { cluster, epoch: self.next_epoch() })
     }
 
     fn next_epoch(&self) -> u64 {
         self.epochs.fetch_add(1, Ordering::Relaxed)
     }
-}
 
-/// Reads a Secret of the hub.
-pub(super) async fn read_secret(
-    hub: &Client,
-    namespace: &str,
-    name: &str,
-    field: &'static str,
-) -> Result<Secret, StepError> {
-    let api = Api::<Secret>::namespaced(hub.clone(), namespace);
-    with_deadline(api.get(name)).await.map_err(|error| missing("Secret", name, namespace, field, &error))
-}
-
-/// What to say when an object that a field names could not be read.
-pub(super) fn missing(kind: &str, name: &str, namespace: &str, field: &'static str, error: &ClusterError) -> StepError {
-    StepError::Secret {
-        field,
-        cause: match error {
-            ClusterError::NotFound(_) => format!("{kind} {name} does not exist in namespace {namespace}"),
-            error => format!("{kind} {name}: {error}"),
-        },
-        transient: !matches!(error, ClusterError::NotFound(_)),
+    /// What can be asked now, and when the next can be.
+    fn due(&self) -> (Vec<(Id, Due)>, Option<Instant>) {
+        let now = Instant::now();
+        let ways = self.ways();
+        let all = ways.by_id.iter().filter_map(|(id, way)| Some((id.clone(), way.link.due()?)));
+        let (mut due, later): (Vec<_>, Vec<_>) =
+            all.partition(|(_, due)| if let Due::Retry(at) = due { *at <= now } else { true });
+        let time = |due: &Due| if let Due::Retry(at) = due { *at } else { now };
+        // Who has waited longest is first.
+        due.sort_by_key(|(_, due)| time(due));
+        (due, later.iter().map(|(_, due)| time(due)).min())
     }
+
+    fn counts(&self) -> BTreeMap<&'static str, i64> {
+        let mut counts = BTreeMap::from(STATES.map(|state| (state, 0)));
+        for way in self.ways().by_id.values() {
+            *counts.entry(way.state()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Keeps the links of all instances: connects what is new, probes what is down, wakes whom it concerns. Never ends.
+pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
+    let (contacts, probes) = (Arc::new(Semaphore::new(CONTACTS)), Arc::new(Semaphore::new(PROBES)));
+    let mut visits = JoinSet::new();
+    loop {
+        // Taken before the look at the instances: whoever is in them was there before its instance asked.
+        let (news, known) = {
+            let mut ways = ctx.clusters.ways();
+            (std::mem::take(&mut ways.news), ways.by_id.keys().cloned().collect::<Vec<_>>())
+        };
+        let named = named_by(&instances);
+        for id in known.iter().filter(|id| !named.contains_key(*id)) {
+            ctx.clusters.ways().by_id.remove(id);
+        }
+        for id in news {
+            for instance in named.get(&id).into_iter().flatten() {
+                // Nobody listens any more when the operator stops.
+                let _ = ctx.trigger.send(instance.clone()).await;
+            }
+        }
+        let (due, next) = ctx.clusters.due();
+        for (id, due) in due {
+            let lane = if due == Due::Contact { &contacts } else { &probes };
+            // When one ends there is room again.
+            let Ok(room) = Arc::clone(lane).try_acquire_owned() else { continue };
+            if let Some(way) = ctx.clusters.ways().by_id.get_mut(&id) {
+                way.on(Event::Asked);
+            }
+            let ctx = Arc::clone(&ctx);
+            visits.spawn(async move {
+                ctx.clusters.visit(&id).await;
+                drop(room);
+            });
+        }
+        ctx.metrics.clusters(ctx.clusters.counts());
+        let sweep = Instant::now() + SWEEP;
+        tokio::select! {
+            () = ctx.clusters.stirred.notified() => {}
+            Some(_) = visits.join_next() => while visits.try_join_next().is_some() {},
+            () = tokio::time::sleep_until(next.unwrap_or(sweep).min(sweep).into()) => {}
+        }
+    }
+}
+
+/// Instances by the link they name.
+fn named_by(instances: &Store<Guarded>) -> BTreeMap<Id, Vec<ObjectRef<Guarded>>> {
+    let mut named = BTreeMap::<Id, Vec<ObjectRef<Guarded>>>::new();
+    for instance in instances.state() {
+        if let Ok(FluxInstance { spec, .. }) = &instance.0
+            && let Some(reference) = &spec.kube_config
+        {
+            named.entry(id_of(reference)).or_default().push(ObjectRef::from_obj(instance.as_ref()));
+        }
+    }
+    named
 }

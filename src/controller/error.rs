@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::api::ParseDurationError;
 use crate::bundle::ArtifactError;
-use crate::cluster::{ClusterError, KubeconfigRejected};
+use crate::cluster::{ClusterError, KubeconfigRejected, Trouble};
 use crate::plan::Owner;
 use crate::plan::migration::NoWay;
 use crate::plan::preflight::{Refusal, Rule};
@@ -36,6 +36,9 @@ pub enum StepError {
         /// What is wrong.
         cause: KubeconfigRejected,
     },
+    /// Nobody knows yet whether the cluster answers; the pass is made when somebody does.
+    #[error("connecting to the cluster")]
+    Connecting,
     /// The cluster does not answer, or refuses us as a whole.
     #[error("{0}")]
     Cluster(#[from] ClusterError),
@@ -153,6 +156,7 @@ impl StepError {
             Self::Spec(_) => "InvalidSpec",
             Self::Secret { .. } => "SecretFailed",
             Self::Kubeconfig { .. } => "KubeconfigRejected",
+            Self::Connecting => "Connecting",
             Self::Cluster(error) => reason_of(error),
             Self::Identity { .. } => "ClusterIdentityMismatch",
             Self::Claimed { .. } => "NamespaceClaimed",
@@ -187,6 +191,7 @@ impl StepError {
             | Self::NotServed(_)
             | Self::Render(_) => false,
             Self::Secret { transient, .. } => *transient,
+            Self::Connecting => true,
             // Rights can be granted and credentials be renewed without anything of ours changing.
             Self::Cluster(error) | Self::Migration { cause: error, .. } => {
                 error.is_transient() || matches!(error, ClusterError::Unauthorized | ClusterError::Forbidden(_))
@@ -219,16 +224,27 @@ impl StepError {
 
     /// Whether it says that we cannot talk to the cluster.
     pub fn is_about_reaching(&self) -> bool {
+        matches!(self, Self::Identity { .. }) || self.trouble().is_some()
+    }
+
+    /// What it says of the way to the cluster.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let of = |error: &ClusterError| match error {
+            ClusterError::Unauthorized => Some(Trouble::Unauthorised),
+            error => error.is_unreachable().then_some(Trouble::Unreachable),
+        };
         match self {
-            Self::Kubeconfig { .. } | Self::Identity { .. } => true,
-            Self::Secret { field, .. } => field.starts_with("spec.kubeConfig"),
-            Self::Cluster(error) | Self::Migration { cause: error, .. } => {
-                error.is_unreachable() || matches!(error, ClusterError::Unauthorized)
-            }
-            Self::Apply(list) | Self::Prune(list) => {
-                list.first().is_some_and(|(_, e)| e.is_unreachable() || matches!(e, ClusterError::Unauthorized))
-            }
+            Self::Kubeconfig { .. } => Some(Trouble::Refused),
+            Self::Secret { field, transient, .. } => field.starts_with("spec.kubeConfig").then_some(if *transient {
+                Trouble::Unreachable
+            } else {
+                Trouble::Refused
+            }),
+            Self::Cluster(error) | Self::Migration { cause: error, .. } => of(error),
+            Self::Apply(list) | Self::Prune(list) => list.first().and_then(|(_, error)| of(error)),
             Self::Spec(_)
+            | Self::Connecting
+            | Self::Identity { .. }
             | Self::Claimed { .. }
             | Self::Artifact(_)
             | Self::Preflight(_)
@@ -237,7 +253,7 @@ impl StepError {
             | Self::Downgrade { .. }
             | Self::TakeoverDowngrade { .. }
             | Self::NotServed(_)
-            | Self::Render(_) => false,
+            | Self::Render(_) => None,
         }
     }
 }

@@ -4,11 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
-
 use super::StepError;
 use crate::api::FLUX_NAMESPACE;
-use crate::cluster::{Cluster, ClusterError, IN_FLIGHT, InventoryStore};
+use crate::cluster::{Cluster, ClusterError, InventoryStore, several};
 use crate::plan::health::{Health, health};
 use crate::plan::{CRD, Desired, Guard, Inventory, Plan, Reason, Stage, Step, foreign};
 use crate::render::kinds::builtin;
@@ -218,9 +216,8 @@ async fn apply_all(
         }
     });
     // All in flight are waited for even when one fails: their answers have to be recorded.
-    let answers: Vec<_> = stream::iter(writes).buffer_unordered(IN_FLIGHT).collect().await;
     let mut failures = Vec::new();
-    for (object, answer) in answers {
+    for (object, answer) in several(writes).await {
         match answer {
             Ok(written) => {
                 if let Some(entry) = record.entries.get_mut(&object.key) {

@@ -22,6 +22,7 @@ mod report;
 mod resolve;
 mod revisions;
 mod roster;
+mod secrets;
 mod survey;
 
 use std::collections::HashMap;
@@ -41,7 +42,7 @@ use crate::api::{FLUX_NAMESPACE, FluxFleet, FluxInstance, FluxInstanceStatus, St
 use crate::bundle::{Bundles, Provenance};
 use crate::cluster::{Cluster, InventoryStore, Mirror};
 use crate::plan::goal::{Goal, heed};
-use crate::plan::{BundleRef, CRD, Owner, Plan, stage_of};
+use crate::plan::{BundleRef, Owner, Plan};
 use crate::render::ObjectKey;
 use crate::telemetry::Metrics;
 
@@ -56,6 +57,9 @@ pub type Guarded = DeserializeGuard<FluxInstance>;
 
 /// The same of fleets.
 pub type GuardedFleet = DeserializeGuard<FluxFleet>;
+
+/// A pass that has to wait for a connection is woken when there is one; this is for the case that all else fails.
+const CONNECTING: Duration = Duration::from_secs(60);
 
 /// On every instance until its removal is done.
 pub const FINALIZER: &str = "headwater.dev/finalizer";
@@ -91,6 +95,7 @@ pub struct Ctx {
 pub struct Memory {
     epoch: Option<u64>,
     mirror: Option<Mirror>,
+    look: Option<observe::Look>,
     inventory: Option<InventoryStore>,
     judgements: assess::Judgements,
     /// Our finalizer is on the instance, though the watch may not have shown it yet.
@@ -115,6 +120,7 @@ pub struct Memory {
 impl Memory {
     fn forget_cluster(&mut self) {
         self.mirror = None;
+        self.look = None;
         self.inventory = None;
         self.judgements.clear();
     }
@@ -252,6 +258,10 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
 
     if instance.metadata.deletion_timestamp.is_some() {
         let gone = remove::remove(&ctx, &instance, &mut memory).await;
+        if matches!(gone, Err(StepError::Connecting)) {
+            return Ok(Action::requeue(CONNECTING));
+        }
+        ctx.clusters.tell(&instance, memory.epoch, gone.as_ref().err());
         let action = report::removal(&ctx, &instance, &mut memory, &gone).await;
         if matches!(gone, Ok(remove::Removal::Done)) {
             ctx.claimed(&owner_of(&instance), None);
@@ -268,12 +278,18 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     let candidate = admission::candidate(&instance, &fleets);
     run.asked = candidate.as_ref().map(|candidate| candidate.digest.clone());
     let mut result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
+    if matches!(result, Err(StepError::Connecting)) {
+        return Ok(Action::requeue(CONNECTING));
+    }
     if let Some(candidate) = candidate.filter(|candidate| preflight::is_due(&instance, &run, &result, candidate)) {
         match Box::pin(preflight::candidate(&ctx, &instance, &mut memory, &candidate)).await {
             Ok(outcome) => run.candidate = Some(outcome),
             Err(error) if result.is_ok() => result = Err(error),
             Err(_) => {}
         }
+    }
+    if run.cluster.is_some() {
+        ctx.clusters.tell(&instance, memory.epoch, result.as_ref().err());
     }
     match &result {
         Err(StepError::Claimed { owner: other, .. }) => ctx.claimed(&owner, Some(other)),
@@ -286,11 +302,9 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         && !matches!(error, StepError::AwaitingAdmission)
     {
         tracing::warn!(instance = %instance.name_any(), reason = error.reason(), %error, "pass failed");
-        if error.is_about_reaching()
-            && let Some(reference) = &instance.spec.kube_config
-        {
-            let refused = matches!(error, StepError::Cluster(crate::cluster::ClusterError::Unauthorized));
-            ctx.clusters.doubt(&reference.secret_ref.name, refused).await;
+        if ctx.clusters.wakes(&instance) {
+            // Watches would go on asking.
+            memory.forget_cluster();
         }
     }
     ctx.metrics.pass(&instance.name_any(), result.as_ref().err().map_or("ok", StepError::reason), started.elapsed());
@@ -317,7 +331,16 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     let owner = owner_of(instance);
 
     let prepared = plan::prepare(ctx, instance, &owner, memory, run).await?;
-    preflight::before(ctx, instance, &prepared, run).await?;
+    let is_settled = prepared.is_settled();
+    if !is_settled {
+        observe::confirm(ctx, instance, memory, &prepared.cluster).await?;
+    }
+    let looked = preflight::before(ctx, instance, &prepared, run).await;
+    if matches!(looked, Err(StepError::Preflight(_))) {
+        // What stands in the way may be that somebody was faster, and then that is what is to be said.
+        observe::inventory(&prepared.cluster, &owner, memory).await?;
+    }
+    looked?;
     let plan::Prepared { cluster, mut store, observed, desired, plan, .. } = prepared;
     let is_held = run.goal == Goal::Stay && !plan.is_empty();
     if is_held {
@@ -342,6 +365,10 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     run.objects = Some(inventory.entries.len());
     result?;
     run.applied = run.executed.waiting.is_none();
+    let before = memory.look.take();
+    let is_quiet = run.plan.as_ref().is_some_and(|plan| plan.drifted.is_empty() && plan.blocked.is_none());
+    memory.look =
+        (is_settled && is_quiet && !cluster.is_hub).then(|| observe::Look::of(instance, observed.clone(), before));
 
     let assessment = assess::assess(&cluster, &inventory, &observed, memory).await?;
     let is_healthy = run.applied && assessment.controllers.is_empty();
@@ -353,13 +380,13 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
 }
 
 /// Keeps the mirror looking at every kind in the inventory: all of them on the hub; on a remote cluster two streams, for what
-/// breaks an installation at once, and the rest is looked at by lists in every pass.
+/// breaks an installation at once, and the rest is looked at by lists now and then.
 fn watch(ctx: &Ctx, owner: &Owner, cluster: &Cluster, memory: &mut Memory, inventory: &crate::plan::Inventory) {
     let mut kinds = observe::kinds(inventory.entries.values());
     if cluster.is_hub {
         kinds.push(crate::render::Kind::config_map());
     } else {
-        kinds.retain(|k| k.kind == CRD || stage_of(k) == crate::plan::Stage::Workloads);
+        kinds.retain(observe::is_watched);
     }
     let mirror = memory.mirror.get_or_insert_with(|| {
         let (sender, mut receiver) = mpsc::channel::<()>(1);

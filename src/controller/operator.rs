@@ -18,6 +18,7 @@ use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use super::clusters::keep;
 use super::fleet::{self, FleetCtx};
 use super::leader::Campaign;
 use super::roster::Roster;
@@ -184,6 +185,7 @@ async fn manage(
     .predicate_filter(move |instance: &Guarded| what_matters(&matters, instance), PredicateConfig::default());
 
     let named = reader.clone();
+    let connections = tokio::spawn(keep(Arc::clone(&ctx), reader.clone()));
     let secrets = watcher(Api::<PartialObjectMeta<Secret>>::namespaced(ctx.hub.clone(), &ctx.namespace), config())
         .default_backoff()
         .applied_objects()
@@ -191,7 +193,7 @@ async fn manage(
             let ctx = Arc::clone(&watching);
             async move {
                 if let Ok(secret) = &secret {
-                    ctx.clusters.doubt(&secret.name_any(), false).await;
+                    ctx.clusters.secret(&secret.name_any(), secret.metadata.resource_version.as_deref());
                 }
                 Some(secret)
             }
@@ -240,6 +242,7 @@ async fn manage(
         });
     tokio::join!(passes, planning);
     waking.abort();
+    connections.abort();
 }
 
 /// Passes over fleets, from the moment that all instances are known: a stage of which none was seen yet would look empty, and be passed.

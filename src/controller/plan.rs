@@ -71,6 +71,7 @@ pub async fn preview(hub: Client, instance: &FluxInstance, namespace: &str) -> R
     let ctx = Ctx::aside(hub, namespace);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
+    ctx.clusters.connect(instance).await;
     let prepared = Box::pin(prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
     prepared.no_way.map_or(Ok(()), Err)?;
     Ok(Preview { cluster: prepared.cluster, desired: prepared.desired, plan: prepared.plan })
@@ -90,6 +91,13 @@ pub(super) struct Prepared {
     pub(super) no_way: Option<NoWay>,
 }
 
+impl Prepared {
+    /// Whether there is nothing to write.
+    pub(super) fn is_settled(&self) -> bool {
+        is_settled(&self.plan, &self.store.inventory)
+    }
+}
+
 /// Steps 1 to 4, for the operator and for `headwater diff`; `run` learns what was found out, also when a step fails.
 pub(super) async fn prepare(
     ctx: &Ctx,
@@ -100,8 +108,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, StepError> {
     let cluster = observe::connect(ctx, instance, memory).await?;
     run.cluster = Some(cluster.clone());
-    let store = observe::inventory(&cluster, owner, memory).await?;
-    let observed = observe::live(&cluster, &store, memory.mirror.as_ref()).await?;
+    let (mut store, mut observed) = observe::look(&cluster, owner, memory, instance, false).await?;
 
     let instance = &admission::admit(instance, store.inventory.bundle.as_ref(), run)?;
     let target = resolve::resolve(ctx, instance).await?;
@@ -131,6 +138,11 @@ pub(super) async fn prepare(
         confirmed: instance.annotations().get(CONFIRM).cloned(),
     };
     let mut plan = crate::plan::plan(owner, &desired, &observed, &policy);
+    if memory.look.is_some() && !is_settled(&plan, &store.inventory) {
+        // What is remembered is no ground to act upon.
+        (store, observed) = observe::look(&cluster, owner, memory, &instance, true).await?;
+        plan = crate::plan::plan(owner, &desired, &observed, &policy);
+    }
     let (mut surveyed, mut no_way) = (None, None);
     if is_change(&plan, &run.status) {
         let survey = survey::survey(&cluster, &desired, &plan).await?;
@@ -166,6 +178,10 @@ pub(super) async fn prepare(
         surveyed = Some(survey);
     }
     Ok(Prepared { cluster, store, observed, resolved, desired, plan, survey: surveyed, no_way })
+}
+
+fn is_settled(plan: &Plan, inventory: &Inventory) -> bool {
+    plan.is_empty() && plan.intent == *inventory
 }
 
 /// Whether a plan leads to something that has not been applied completely yet, rather than repairing what has.

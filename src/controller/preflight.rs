@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
@@ -119,16 +119,10 @@ async fn denied(cluster: &Cluster, needs: Vec<Need>) -> Result<Vec<Need>, Cluste
     };
     let asked = needs.into_iter().filter(|need| !is_shown(need)).map(|need| {
         let cluster = cluster.clone();
-        async move { (cluster.may(&need).await, need) }
+        async move { cluster.may(&need).await.map(|may| (may, need)) }
     });
-    let answers: Vec<_> = stream::iter(asked).buffered(IN_FLIGHT).collect().await;
-    let mut denied = Vec::new();
-    for (may, need) in answers {
-        if !may? {
-            denied.push(need);
-        }
-    }
-    Ok(denied)
+    let answers: Result<Vec<_>, ClusterError> = stream::iter(asked).buffered(IN_FLIGHT).try_collect().await;
+    Ok(answers?.into_iter().filter_map(|(may, need)| (!may).then_some(need)).collect())
 }
 
 async fn attempts(cluster: &Cluster, objects: Vec<Arc<Desired>>) -> Result<Vec<(ObjectKey, Trial)>, StepError> {
@@ -136,8 +130,7 @@ async fn attempts(cluster: &Cluster, objects: Vec<Arc<Desired>>) -> Result<Vec<(
         let cluster = cluster.clone();
         async move { Ok((object.key.clone(), cluster.attempt(&object).await?)) }
     });
-    let answers: Vec<Result<_, StepError>> = stream::iter(asked).buffered(IN_FLIGHT).collect().await;
-    answers.into_iter().collect()
+    stream::iter(asked).buffered(IN_FLIGHT).try_collect().await
 }
 
 async fn inventories(cluster: &Cluster, kinds: Vec<Kind>) -> Result<Vec<Applier>, ClusterError> {
@@ -351,6 +344,7 @@ pub async fn check(hub: Client, instance: &FluxInstance, namespace: &str) -> Res
     let ctx = Ctx::aside(hub, namespace);
     resolve::interval(instance)?;
     let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
+    ctx.clusters.connect(instance).await;
     let prepared = Box::pin(plan::prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
     let report = Box::pin(judge(&ctx, instance, &prepared)).await?;
     Ok(Checked { cluster: prepared.cluster, bundle: prepared.desired.bundle.clone(), plan: prepared.plan, report })

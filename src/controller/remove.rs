@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
-
 use super::execute::{Going, execute};
 use super::{Ctx, Memory, StepError, observe, owner_of, report};
 use crate::api::{DeletionPolicy, FLUX_NAMESPACE, FluxInstance};
-use crate::cluster::{Cluster, IN_FLIGHT, INSTALLATION_LABEL};
+use crate::cluster::{Cluster, ClusterError, INSTALLATION_LABEL, several};
 use crate::plan::{Inventory, removal};
 use crate::render::{Kind, ObjectKey};
 
@@ -60,13 +58,15 @@ pub(super) async fn remove(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memo
 async fn release(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<(), StepError> {
     let owner = owner_of(instance);
     let cluster = observe::connect(ctx, instance, memory).await?;
+    observe::confirm(ctx, instance, memory, &cluster).await?;
+    memory.look = None;
     let mut store = match observe::inventory(&cluster, &owner, memory).await {
         Ok(store) => store,
         // Another instance has it: nothing there is ours.
         Err(StepError::Claimed { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let observed = observe::live(&cluster, &store, None).await?;
+    let observed = observe::live(&cluster, &store, None, None).await?;
     let recorded: Vec<(ObjectKey, Kind, String)> = store
         .inventory
         .entries
@@ -82,11 +82,11 @@ async fn release(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Res
         let cluster = cluster.clone();
         async move {
             let answer = cluster.hand_back(&kind, &key, &uid).await;
-            answer.map_err(|error| (key, error))
+            (key, answer)
         }
     });
-    let answers: Vec<_> = stream::iter(writes).buffer_unordered(IN_FLIGHT).collect().await;
-    let failures: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    let failed = |(key, answer): (ObjectKey, Result<_, ClusterError>)| answer.err().map(|error| (key, error));
+    let failures: Vec<_> = several(writes).await.into_iter().filter_map(failed).collect();
     if !failures.is_empty() {
         return Err(StepError::Apply(failures));
     }
@@ -96,6 +96,8 @@ async fn release(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Res
 async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<Removal, StepError> {
     let owner = owner_of(instance);
     let cluster = observe::connect(ctx, instance, memory).await?;
+    observe::confirm(ctx, instance, memory, &cluster).await?;
+    memory.look = None;
     let mut store = match observe::inventory(&cluster, &owner, memory).await {
         Ok(store) => store,
         // Another instance has it: nothing there is ours.
@@ -107,7 +109,7 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
         return namespace_going(&cluster).await;
     }
     // Never from the mirror: a deletion wants to have seen the present.
-    let observed = observe::live(&cluster, &store, None).await?;
+    let observed = observe::live(&cluster, &store, None, None).await?;
     let plan = removal(&owner, &observed, instance.spec.upgrade.delete_crds);
     let (executed, result) = execute(&cluster, &plan, &mut store).await;
     report::say_removed(ctx, instance, &executed).await;

@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 
-use super::clusters::{missing, read_secret};
+use super::secrets::{missing, read_secret};
 use super::{Ctx, StepError};
 use crate::api::{Distribution, FluxInstance, TrustedRootKind, TrustedRootRef, Verify};
 use crate::bundle::{ArtifactError, Origin, Request, Resolved, Verification};

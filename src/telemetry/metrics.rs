@@ -48,6 +48,11 @@ struct InstanceLabels {
     instance: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
 /// Counters of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -55,6 +60,7 @@ pub struct Metrics {
     passes: Family<PassLabels, Counter>,
     seconds: Histogram,
     ready: Family<InstanceLabels, Gauge>,
+    clusters: Family<StateLabels, Gauge>,
     drift: Family<DriftLabels, Counter>,
     fleet: Fleets,
     managers: Arc<Mutex<BTreeSet<String>>>,
@@ -128,6 +134,12 @@ impl Default for Metrics {
             "1 while the instance is Ready; alert on 0 for longer than spec.timeout",
             ready.clone(),
         );
+        let clusters = Family::default();
+        registry.register(
+            "clusters",
+            "Remote clusters by the state of the connection: connecting, connected, backing_off, unauthorised, refused (the kubeconfig), identity_changed; alert on all but the first two",
+            clusters.clone(),
+        );
         let drift = Family::default();
         registry.register(
             "drift",
@@ -142,7 +154,17 @@ impl Default for Metrics {
             "1 in the replica that leads; alert when the sum over the replicas of a shard is not 1 for longer than a minute",
             leader.clone(),
         );
-        Self { registry: Arc::new(Mutex::new(registry)), passes, seconds, ready, drift, fleet, managers, leader }
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            passes,
+            seconds,
+            ready,
+            clusters,
+            drift,
+            fleet,
+            managers,
+            leader,
+        }
     }
 }
 
@@ -156,6 +178,13 @@ impl Metrics {
     /// An instance is, or is not, Ready.
     pub fn instance(&self, instance: &str, ready: bool) {
         self.ready.get_or_create(&InstanceLabels { instance: instance.to_owned() }).set(i64::from(ready));
+    }
+
+    /// How many clusters there are of each state.
+    pub fn clusters(&self, counts: impl IntoIterator<Item = (&'static str, i64)>) {
+        for (state, count) in counts {
+            self.clusters.get_or_create(&StateLabels { state }).set(count);
+        }
     }
 
     /// Somebody changed or deleted what was installed.

@@ -94,7 +94,7 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(live["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"], "today");
 }
 
-/// On a remote cluster what breaks an installation at once is watched, and the rest is found by the next pass.
+/// On a remote cluster what breaks an installation at once is watched, and the rest is found by the next look.
 #[test]
 fn drift_on_a_remote_cluster() {
     let target = Site::start(Kind::Plain);
@@ -114,7 +114,7 @@ fn drift_on_a_remote_cluster() {
     let service = in_flux("services", "webhook-receiver");
     target.delete(&service);
     tenant.poke("a");
-    eventually("a deleted Service is back after a pass", REPAIR, || holds(target.get(&service).is_some(), "it is not"));
+    eventually("a deleted Service is back after a look", REPAIR, || holds(target.get(&service).is_some(), "it is not"));
     let repairs = || -> Vec<String> {
         tenant.events("a").into_iter().filter(|(r, _)| r == "DriftCorrected").map(|(_, note)| note).collect()
     };

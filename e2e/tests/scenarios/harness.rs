@@ -175,7 +175,7 @@ impl Drop for Slot {
 pub(crate) struct Site {
     cluster: Cluster,
     client: kube::Client,
-    slot: Option<Slot>,
+    _slot: Option<Slot>,
 }
 
 impl Deref for Site {
@@ -196,7 +196,10 @@ impl Site {
 
     /// Starts several.
     pub(crate) fn start_many(kind: Kind, count: usize) -> Vec<Self> {
-        let slots = Slot::take(count);
+        Self::start_in(kind, Slot::take(count).into_iter().map(Some).collect())
+    }
+
+    fn start_in(kind: Kind, slots: Vec<Option<Slot>>) -> Vec<Self> {
         let users = TOKENS.map(|token| (OPERATOR, token)).into_iter().chain([RIVAL]);
         let tokens = users.map(|(user, token)| Token {
             token: token.to_owned(),
@@ -204,15 +207,15 @@ impl Site {
             groups: vec!["system:masters".to_owned()],
         });
         let options = Options { kind, tokens: tokens.collect() };
-        let clusters = Cluster::start_many(&options, count).unwrap();
-        clusters.into_iter().zip(slots).map(|(cluster, slot)| Self::of(cluster, Some(slot))).collect()
+        let clusters = Cluster::start_many(&options, slots.len()).unwrap();
+        clusters.into_iter().zip(slots).map(|(cluster, slot)| Self::of(cluster, slot)).collect()
     }
 
     fn of(cluster: Cluster, slot: Option<Slot>) -> Self {
         let config = headwater::cluster::Kubeconfig::parse(cluster.kubeconfig().as_bytes()).unwrap().config();
         let _inside = RUNTIME.enter();
         let client = headwater::cluster::connect(&config, &headwater::cluster::Gate::open()).unwrap();
-        Self { cluster, client, slot }
+        Self { cluster, client, _slot: slot }
     }
 
     /// One with our CRDs, so that it can be a hub.
@@ -376,9 +379,10 @@ pub(crate) fn text_of(event: &AuditEvent) -> String {
 pub(crate) fn shared_hub() -> &'static Site {
     static HUB: OnceLock<Site> = OnceLock::new();
     HUB.get_or_init(|| {
-        let mut hub = Site::hub(Kind::Plain);
-        // It lives as long as the process, so it must not count against the scenarios.
-        hub.slot.take();
+        // It lives as long as the process, so it must not count against the scenarios; and scenarios that have all places wait
+        // for it.
+        let hub = Site::start_in(Kind::Plain, vec![None]).remove(0);
+        hub.install_crds();
         hub
     })
 }

@@ -121,6 +121,7 @@ pub(super) async fn report(
         say_kept(ctx, instance, memory, &run.executed.kept).await;
     }
     let pause = match next {
+        Next::Backoff if ctx.clusters.wakes(instance) => woken(memory),
         Next::Backoff => {
             let asked = result.as_ref().err().and_then(StepError::retry_after);
             memory.patience = asked.map(|wait| Instant::now() + wait);
@@ -154,6 +155,12 @@ fn backoff(memory: &mut Memory) -> Duration {
     memory.failures = memory.failures.saturating_add(1);
     let factor = 2u32.saturating_pow(memory.failures.saturating_sub(1).min(16));
     jitter(BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_LAST))
+}
+
+/// The pause of an instance that is woken when its cluster answers again: the way to the cluster has a back-off of its own.
+fn woken(memory: &mut Memory) -> Duration {
+    memory.failures = 0;
+    jitter(BACKOFF_LAST)
 }
 
 /// Ten per cent around, so that a thousand clusters do not march in step.
@@ -202,7 +209,8 @@ pub(super) async fn removal(
                     &now,
                 );
             }
-            (Verdict::no(error.reason(), text), backoff(memory))
+            let pause = if ctx.clusters.wakes(instance) { woken(memory) } else { backoff(memory) };
+            (Verdict::no(error.reason(), text), pause)
         }
     };
     set(
