@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Output, diff, ui};
 use crate::api::{Enforcement, FluxInstance};
 use crate::cluster::{Gate, connect, hub_config, with_deadline};
-use crate::controller::{Checked, check};
+use crate::controller::{Checked, Checker};
 use crate::plan::preflight::Finding;
 
 #[derive(Args)]
@@ -48,7 +48,8 @@ pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         (None, None) => bail!("name a FluxInstance, or a file with --filename"),
     };
     ui::talk("looking at bundle, cluster and registries; nothing is written");
-    let checked = check(hub, &instance, &namespace).await.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
+    let checked = Checker::new(hub, &namespace).check(&instance).await;
+    let checked = checked.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
     if args.output == Output::Table {
         page(&checked);
     } else {

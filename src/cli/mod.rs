@@ -4,6 +4,8 @@ mod bundle;
 mod check;
 mod cluster;
 mod diff;
+mod fleet;
+mod found;
 mod generate;
 mod migrate;
 mod ui;
@@ -48,6 +50,9 @@ enum Command {
     Rollback(words::RollbackArgs),
     /// Let deletions go ahead that wait for a word
     Confirm(words::ConfirmArgs),
+    /// Look at the rollouts of a `FluxFleet`, and say words to them
+    #[command(subcommand)]
+    Fleet(fleet::FleetCommand),
     /// Prepare clusters
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -240,7 +245,7 @@ enum Output {
     Yaml,
 }
 
-/// Parses the arguments and runs. Exit codes: 0 done, 1 `diff` found changes, `check` errors or `bundle diff` something breaking, 2 failed.
+/// Parses the arguments and runs. Exit codes: 0 done, 1 `diff` found changes, `check` or `fleet preflight` errors or `bundle diff` something breaking, 2 failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let is_operator = matches!(cli.command, Command::Operator(_));
@@ -293,6 +298,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(args) => migrate::run(args).await?,
         Command::Diff(args) => return Box::pin(diff::run(args)).await,
         Command::Check(args) => return Box::pin(check::run(args)).await,
+        Command::Fleet(command) => return Box::pin(fleet::run(command)).await,
         Command::Retry(args) => words::retry(args).await?,
         Command::Rollback(args) => words::rollback(args).await?,
         Command::Confirm(args) => words::confirm(args).await?,

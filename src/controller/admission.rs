@@ -5,9 +5,10 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{Ctx, Run, StepError};
+use super::fleet::readable;
+use super::{GuardedFleet, Run, StepError};
 use crate::api::condition::Verdict;
-use crate::api::{Admission, FluxFleet, FluxInstance, Pinned};
+use crate::api::{Admission, FluxInstance, Pinned};
 use crate::fleet::{Allowed, allowed, asked, selecting};
 use crate::plan::BundleRef;
 
@@ -37,12 +38,11 @@ pub(super) fn admit(
 }
 
 /// What is to be said of an instance that waits for fleets; nothing of one that does not.
-pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<FluxFleet>]) -> Option<Verdict> {
+pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<GuardedFleet>]) -> Option<Verdict> {
     if instance.spec.admission == Admission::Own {
         return None;
     }
-    let names: Vec<String> =
-        selecting(instance, fleets.iter().map(AsRef::as_ref)).iter().map(|fleet| fleet.name_any()).collect();
+    let names: Vec<String> = selecting(instance, readable(fleets)).iter().map(|fleet| fleet.name_any()).collect();
     let admitted = instance.status.as_ref().and_then(|s| s.admitted.as_ref());
     let stays = "it stays as it is";
     Some(match (names.as_slice(), admitted) {
@@ -62,17 +62,9 @@ pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<FluxFleet>]) -> Opt
     })
 }
 
-impl Ctx {
-    /// All fleets of the namespace.
-    pub(super) fn fleets(&self) -> Vec<Arc<FluxFleet>> {
-        let read = |fleet: Arc<super::GuardedFleet>| fleet.0.as_ref().ok().cloned().map(Arc::new);
-        self.fleets.state().into_iter().filter_map(read).collect()
-    }
-}
-
 /// The bundle that the one fleet of an instance is about to admit.
-pub(super) fn candidate(instance: &FluxInstance, fleets: &[Arc<FluxFleet>]) -> Option<Pinned> {
-    match selecting(instance, fleets.iter().map(AsRef::as_ref)).as_slice() {
+pub(super) fn candidate(instance: &FluxInstance, fleets: &[Arc<GuardedFleet>]) -> Option<Pinned> {
+    match selecting(instance, readable(fleets)).as_slice() {
         [fleet] => asked(instance, fleet),
         _ => None,
     }

@@ -50,7 +50,7 @@ pub use clusters::Clusters;
 pub use error::StepError;
 pub use operator::{Candidacy, Options, run};
 pub use plan::preview;
-pub use preflight::{Checked, check};
+pub use preflight::{Checked, Checker};
 
 /// What the watch yields: one malformed object must not stop the others.
 pub type Guarded = DeserializeGuard<FluxInstance>;
@@ -273,7 +273,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
 
     let mut run = Run::begin(&instance);
     let owner = owner_of(&instance);
-    let fleets = ctx.fleets();
+    let fleets = ctx.fleets.state();
     run.admission = admission::verdict(&instance, &fleets);
     let candidate = admission::candidate(&instance, &fleets);
     run.asked = candidate.as_ref().map(|candidate| candidate.digest.clone());

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use super::clusters::keep;
 use super::fleet::{self, FleetCtx};
 use super::leader::Campaign;
+use super::plan::Hub;
 use super::roster::Roster;
 use super::{Ctx, Guarded, GuardedFleet, reconcile};
 use crate::api::{FluxFleet, FluxInstance, TrustedRootKind};
@@ -112,8 +113,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let (trigger, triggered) = mpsc::channel::<ObjectRef<Guarded>>(1024);
     let roster = Roster::new(shard.as_deref());
+    let hub = Hub { client: hub, namespace: namespace.clone(), gate };
     let (fleets, fleet_writer) = reflector::store::<GuardedFleet>();
-    let ctx = Arc::new(Ctx::new(hub, namespace.clone(), gate, roster, demands, metrics, fleets, trigger));
+    let ctx = Arc::new(Ctx::new(hub, roster, demands, metrics, fleets, trigger));
     tracing::info!(%namespace, shard = shard.unwrap_or_default(), version = env!("CARGO_PKG_VERSION"), "operator started");
     let mut passes = tokio::spawn(manage(ctx, health, triggered, fleet_writer, stop.clone()));
     let ended = tokio::select! {
@@ -151,8 +153,8 @@ async fn manage(
     let (reader, writer) = reflector::store::<Guarded>();
     let config = || watcher::Config::default().timeout(WATCH_SECONDS);
     // Every change of an instance has fleets planned anew; those of a fleet may concern its instances.
-    let (instance_changed, instance_changes) = watch::channel(());
-    let (fleet_changed, fleet_changes) = watch::channel(());
+    let (instance_seen, instance_news) = watch::channel(());
+    let (fleet_seen, fleet_news) = watch::channel(());
     let ready = health.clone();
     let selector = ctx.roster().selector();
     // One operator looks after all fleets: the one that sees the instances of all shards.
@@ -166,7 +168,7 @@ async fn manage(
     .reflect(writer)
     .inspect(move |event| {
         ready.set("instances", event.is_ok());
-        instance_changed.send_replace(());
+        instance_seen.send_replace(());
     })
     .filter_map(move |event| {
         let event = match event {
@@ -206,7 +208,7 @@ async fn manage(
         .reflect(fleet_writer)
         .inspect(move |event| {
             ready.set("fleets", event.is_ok());
-            fleet_changed.send_replace(());
+            fleet_seen.send_replace(());
         })
         .touched_objects()
         .predicate_filter(what_matters_of_fleets, PredicateConfig::default());
@@ -214,12 +216,12 @@ async fn manage(
     let ended = stopped(stop.clone());
     let planning = async move {
         if is_planner {
-            plan_fleets(fleets, fleet_ctx, instance_changes, ended).await;
+            plan_fleets(fleets, fleet_ctx, instance_news, ended).await;
         } else {
             tokio::select! { () = fleets.for_each(|_| async {}) => {}, () = ended => {} }
         }
     };
-    let waking = tokio::spawn(fleet::wake_members(Arc::clone(&ctx), reader.clone(), fleet_changes));
+    let waking = tokio::spawn(fleet::wake_members(Arc::clone(&ctx), reader.clone(), fleet_news));
 
     let passes = Controller::for_stream(instances, reader)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))

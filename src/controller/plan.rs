@@ -29,21 +29,29 @@ pub struct Preview {
     pub plan: Plan,
 }
 
+/// The cluster that an operator or a command works from.
+pub(super) struct Hub {
+    pub(super) client: Client,
+    /// Namespace of instances, fleets and Secrets.
+    pub(super) namespace: String,
+    /// Writes go through only while it is open.
+    pub(super) gate: Gate,
+}
+
 impl Ctx {
     /// A context with nothing in it yet.
     pub(super) fn new(
-        hub: Client,
-        namespace: String,
-        gate: Gate,
+        hub: Hub,
         roster: Roster,
         demands: Demands,
         metrics: Metrics,
         fleets: Store<super::GuardedFleet>,
         trigger: mpsc::Sender<super::ObjectRef<super::Guarded>>,
     ) -> Self {
+        let Hub { client, namespace, gate } = hub;
         Self {
-            clusters: super::Clusters::new(hub.clone(), namespace.clone(), gate),
-            hub,
+            clusters: super::Clusters::new(client.clone(), namespace.clone(), gate),
+            hub: client,
             namespace,
             bundles: Bundles::new(demands),
             rendered: super::render::Rendered::default(),
@@ -60,9 +68,9 @@ impl Ctx {
     /// One for a single look from the command line.
     pub(super) fn aside(hub: Client, namespace: &str) -> Self {
         let (trigger, _) = mpsc::channel(1);
-        let (gate, roster) = (Gate::open(), Roster::default());
+        let hub = Hub { client: hub, namespace: namespace.to_owned(), gate: Gate::open() };
         let (fleets, _) = kube::runtime::reflector::store();
-        Self::new(hub, namespace.to_owned(), gate, roster, Demands::default(), Metrics::default(), fleets, trigger)
+        Self::new(hub, Roster::default(), Demands::default(), Metrics::default(), fleets, trigger)
     }
 }
 

@@ -272,8 +272,8 @@ pub(super) async fn candidate(
     there.spec.admission = Admission::Own;
     there.spec.upgrade.windows.clear();
     there.spec.distribution.version.clone_from(&candidate.digest);
-    let mut run = Run::default();
-    run.status = FluxInstanceStatus { held: None, ..instance.status.clone().unwrap_or_default() };
+    let status = FluxInstanceStatus { held: None, ..instance.status.clone().unwrap_or_default() };
+    let mut run = Run { status, ..Run::default() };
     let judged = async {
         let prepared = Box::pin(plan::prepare(ctx, &there, &owner_of(instance), memory, &mut run)).await?;
         let report = Box::pin(judge(ctx, &there, &prepared)).await;
@@ -339,13 +339,23 @@ pub struct Checked {
     pub report: Report,
 }
 
-/// Makes the plan and looks at what stands in its way, whether it has begun or not; writes nothing.
-pub async fn check(hub: Client, instance: &FluxInstance, namespace: &str) -> Result<Checked, StepError> {
-    let ctx = Ctx::aside(hub, namespace);
-    resolve::interval(instance)?;
-    let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
-    ctx.clusters.connect(instance).await;
-    let prepared = Box::pin(plan::prepare(&ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
-    let report = Box::pin(judge(&ctx, instance, &prepared)).await?;
-    Ok(Checked { cluster: prepared.cluster, bundle: prepared.desired.bundle.clone(), plan: prepared.plan, report })
+/// Checks clusters. What it learns of bundles and CRDs for one is known for the next.
+pub struct Checker(Ctx);
+
+impl Checker {
+    /// One that knows nothing yet.
+    pub fn new(hub: Client, namespace: &str) -> Self {
+        Self(Ctx::aside(hub, namespace))
+    }
+
+    /// Makes the plan and looks at what stands in its way, whether it has begun or not; writes nothing.
+    pub async fn check(&self, instance: &FluxInstance) -> Result<Checked, StepError> {
+        let ctx = &self.0;
+        resolve::interval(instance)?;
+        let (mut memory, mut run) = (Memory::default(), Run::begin(instance));
+        ctx.clusters.connect(instance).await;
+        let prepared = Box::pin(plan::prepare(ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
+        let report = Box::pin(judge(ctx, instance, &prepared)).await?;
+        Ok(Checked { cluster: prepared.cluster, bundle: prepared.desired.bundle.clone(), plan: prepared.plan, report })
+    }
 }

@@ -334,7 +334,7 @@ fn back(facts: &Facts<'_>, held: &FleetHeld, view: &View<'_>) -> State {
 }
 
 /// What was good on a cluster before a digest.
-pub(super) fn way_back(instance: &FluxInstance, bad: &str) -> Option<Pinned> {
+pub fn way_back(instance: &FluxInstance, bad: &str) -> Option<Pinned> {
     let status = instance.status.as_ref()?;
     let held = status.held.as_ref().filter(|h| h.digest == bad).and_then(|h| h.back.as_ref());
     let back = held.filter(|back| back.digest != bad);

@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{Selector, SelectorExt};
 
 pub use self::admission::{Allowed, allowed};
-pub use self::member::{Member, State};
+pub use self::member::{Member, State, way_back};
 pub use self::policy::{MAX_IN_FLIGHT, Rules, StageRules};
 pub use self::reason::{Deferral, Exclusion, Failure, Waiting};
 pub use self::window::{Gate, Windows};

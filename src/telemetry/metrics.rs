@@ -237,6 +237,14 @@ impl Metrics {
         }
     }
 
+    /// A fleet is gone. Those that are left say themselves anew with their next plan.
+    pub fn forget_fleets(&self) {
+        self.fleet.clusters.clear();
+        for gauges in [&self.fleet.stopped, &self.fleet.since, &self.fleet.deferred] {
+            gauges.clear();
+        }
+    }
+
     /// A cluster is done with the target of its fleet.
     pub fn cluster_done(&self, fleet: &str, after: Duration) {
         self.fleet.seconds.get_or_create(&FleetLabels { fleet: fleet.to_owned() }).observe(after.as_secs_f64());

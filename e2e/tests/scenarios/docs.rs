@@ -7,6 +7,7 @@ use headwater_e2e::tools::tool;
 use headwater_e2e::{Kind, Registry, RegistryOptions};
 use serde_json::json;
 
+use crate::fleet::Members;
 use crate::harness::{NEW, OLD, Site, Tenant, in_repository, spec, world};
 
 /// The content of all blocks of a language in a Markdown text.
@@ -127,4 +128,41 @@ fn commands_for_migration_work() {
         "{stdout}"
     );
     assert!(!hub.must_get("/apis/apps/v1/deployments").to_string().contains("headwater.dev"), "{stdout}");
+}
+
+/// Every command of docs/fleet.md, in its order, in one shell, with two clusters behind a hub; soaks are shorter here.
+#[test]
+fn commands_for_fleets_work() {
+    let text = std::fs::read_to_string(in_repository("docs/fleet.md")).unwrap();
+    let hub = Site::hub(Kind::Plain);
+    let tenant = Tenant::new(&hub, "headwater-system");
+    let members = Members::start(2);
+    for (name, site) in ["eu-1", "eu-2"].iter().zip(&members.sites) {
+        let mut wanted = tenant.remote(name, site, OLD);
+        wanted["distribution"] = json!({"version": OLD});
+        wanted["wait"] = json!(true);
+        tenant.create(name, &wanted);
+    }
+    for name in ["eu-1", "eu-2"] {
+        tenant.ready(name);
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = blocks(&text, "yaml")[0].replace("soak: 30s ", "soak: 2s ");
+    std::fs::write(folder.path().join("fleet.yaml"), fleet).unwrap();
+    let typed: Vec<String> = commands(&text).into_iter().map(str::to_owned).collect();
+    assert!(typed.len() > 15, "{typed:#?}");
+    let kubeconfig = tenant.kubeconfig();
+    let (stdout, stderr) = type_in(&typed, folder.path(), &["kubectl"], &[("KUBECONFIG", &kubeconfig)]);
+    for expected in [
+        "unknown: it waits for an approval",
+        "eu-2 (stage rest), whose fleet goes to 2.9.4, waits for an approval of its stage",
+        "result   1 of 1 pass; refused: 0",
+        "goes to stage rest now: 1 of its 1 clusters are ready",
+        "eu-2  back to 2.8.8",
+        "2.9.4 is tried again",
+    ] {
+        assert!(stdout.contains(expected), "{expected}: {stdout}\n{stderr}");
+    }
+    assert_eq!([0, 1].map(|member| members.version(member)), [NEW, NEW].map(|version| Some(version.to_owned())));
 }

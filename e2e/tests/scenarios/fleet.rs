@@ -14,8 +14,8 @@ use crate::lane::rolled_out;
 const PATIENCE: u64 = 90;
 
 /// Member clusters, and who runs their Deployments.
-struct Members {
-    sites: Vec<Arc<Site>>,
+pub(crate) struct Members {
+    pub(crate) sites: Vec<Arc<Site>>,
     /// The clusters that cannot pull the images of the new version.
     broken: Vec<Arc<AtomicBool>>,
     stop: Arc<AtomicBool>,
@@ -23,7 +23,7 @@ struct Members {
 }
 
 impl Members {
-    fn start(count: usize) -> Self {
+    pub(crate) fn start(count: usize) -> Self {
         let sites: Vec<_> = Site::start_many(Kind::Plain, count).into_iter().map(Arc::new).collect();
         let broken: Vec<_> = sites.iter().map(|_| Arc::<AtomicBool>::default()).collect();
         let stop = Arc::<AtomicBool>::default();
@@ -40,7 +40,7 @@ impl Members {
         Self { sites, broken, stop, nodes }
     }
 
-    fn version(&self, member: usize) -> Option<String> {
+    pub(crate) fn version(&self, member: usize) -> Option<String> {
         let deployment = self.sites[member].get(&in_flux("deployments", "source-controller"))?;
         Some(deployment["metadata"]["labels"]["app.kubernetes.io/version"].as_str()?.trim_start_matches('v').to_owned())
     }
@@ -72,13 +72,13 @@ fn run_deployments(site: &Site, is_broken: bool) {
 }
 
 /// A namespace with a fleet and an instance for each member: `m0` in ring canary, all others in ring rest.
-struct Fleet<'a> {
-    tenant: Tenant<'a>,
-    members: Members,
+pub(crate) struct Fleet<'a> {
+    pub(crate) tenant: Tenant<'a>,
+    pub(crate) members: Members,
 }
 
 impl Fleet<'_> {
-    fn start(namespace: &str, count: usize) -> Self {
+    pub(crate) fn start(namespace: &str, count: usize) -> Self {
         let fleet = Self { tenant: Tenant::new(shared_hub(), namespace), members: Members::start(count) };
         for member in 0..count {
             fleet.join(member, if member == 0 { "canary" } else { "rest" });
@@ -98,11 +98,11 @@ impl Fleet<'_> {
         self.tenant.hub.create(&collection, &object);
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/apis/headwater.dev/v1alpha1/namespaces/{}/fluxfleets/prod", self.tenant.namespace)
     }
 
-    fn create(&self, version: &str, stages: &Value, more: &Value) {
+    pub(crate) fn create(&self, version: &str, stages: &Value, more: &Value) {
         let mut fleet = json!({
             "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet",
             "metadata": {"name": "prod", "namespace": self.tenant.namespace},
@@ -112,15 +112,15 @@ impl Fleet<'_> {
         self.tenant.hub.create(self.path().trim_end_matches("/prod"), &fleet);
     }
 
-    fn patch(&self, change: &Value) {
+    pub(crate) fn patch(&self, change: &Value) {
         self.tenant.hub.merge(&self.path(), change);
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.tenant.hub.must_get(&self.path())["status"].clone()
     }
 
-    fn phase(&self, wanted: &str) -> Value {
+    pub(crate) fn phase(&self, wanted: &str) -> Value {
         eventually(&format!("phase {wanted}"), PATIENCE, || {
             let status = self.status();
             if status["phase"] == wanted { Ok(status) } else { Err(format!("{status:#}")) }
@@ -128,7 +128,7 @@ impl Fleet<'_> {
     }
 }
 
-fn rings() -> Value {
+pub(crate) fn rings() -> Value {
     json!([
         {"name": "canary", "selector": {"matchLabels": {"ring": "canary"}}, "soak": "2s"},
         {"name": "rest", "concurrency": 1, "approval": "Required"},

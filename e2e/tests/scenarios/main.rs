@@ -23,6 +23,7 @@ mod drift;
 mod failure;
 mod faults;
 mod fleet;
+mod fleet_cli;
 mod harness;
 mod interop;
 mod ladder;

@@ -110,12 +110,13 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
     if let Err(error) = &resolved {
         tracing::warn!(fleet = %name, reason = error.reason(), %error, "target could not be resolved");
     }
-    let instances = instances(fleets, memory);
-    let borrowed: Vec<&FluxInstance> = instances.iter().map(AsRef::as_ref).collect();
+    let seen = fleets.instances.state();
+    let unseen = unseen(&seen, std::mem::take(&mut memory.written));
+    let instances = newest(&seen, &unseen);
     let others = others(ctx, &fleet);
     let now = Timestamp::now();
     let target = resolved.as_ref().ok();
-    let planned = plan(&Input { fleet: &fleet, resolved: target, instances: &borrowed, others: &others, now });
+    let planned = plan(&Input { fleet: &fleet, resolved: target, instances: &instances, others: &others, now });
     let (mut status, plan) = match planned {
         Ok(plan) => (plan.status.clone(), Some(plan)),
         Err(text) => (invalid(&fleet, &text, now), None),
@@ -125,8 +126,11 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
     let words = news::news(fleet.status.as_ref(), &status, &name);
     let written = match write(ctx, &fleet, &status).await {
         Ok(written) => written,
-        Err(ClusterError::Conflict(_)) => return Action::requeue(OVERTAKEN),
         Err(error) => {
+            memory.written = unseen;
+            if matches!(error, ClusterError::Conflict(_)) {
+                return Action::requeue(OVERTAKEN);
+            }
             tracing::warn!(fleet = %name, %error, "status could not be written");
             return memory.backoff();
         }
@@ -136,6 +140,10 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
     let outcome = admit::admit(ctx, &plan, memory).await;
     about(ctx, &fleet.object_ref(&()), words).await;
     count(ctx, &name, &plan, memory);
+    let recheck = plan.recheck;
+    for (uid, ours) in unseen {
+        memory.written.entry(uid).or_insert(ours);
+    }
     match outcome {
         admit::Outcome::Written => memory.failures = 0,
         admit::Outcome::Overtaken => return Action::requeue(OVERTAKEN),
@@ -145,7 +153,7 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         return memory.backoff();
     }
     let interval = fleet.spec.interval.get().unwrap_or(BACKOFF_LAST);
-    let recheck = plan.recheck.map_or(interval, |recheck| interval.min(recheck.unsigned_abs()));
+    let recheck = recheck.map_or(interval, |recheck| interval.min(recheck.unsigned_abs()));
     Action::requeue(recheck)
 }
 
@@ -156,31 +164,36 @@ async fn target(ctx: &Ctx, fleet: &FluxFleet) -> Result<Pinned, StepError> {
     Ok(Pinned { version: resolved.reference.version, digest: resolved.reference.digest })
 }
 
-/// All instances, each in the newest state that is known of it.
-fn instances(fleets: &FleetCtx, memory: &mut Memory) -> Vec<Arc<FluxInstance>> {
-    let seen = fleets.instances.state();
-    let mut newest = Vec::with_capacity(seen.len());
-    let mut written = std::mem::take(&mut memory.written);
-    for instance in &seen {
-        // One that cannot be read is not moved; it says so itself.
-        let Ok(instance) = &instance.0 else { continue };
-        match instance.uid().and_then(|uid| Some((written.remove(&uid)?, uid))) {
-            Some((ours, uid)) if version(&ours) > version(instance) => {
-                newest.push(Arc::new(ours.clone()));
-                memory.written.insert(uid, ours);
-            }
-            _ => newest.push(Arc::new(instance.clone())),
-        }
+/// Our own writes that the watch has not shown yet, by UID. What it has shown since is forgotten.
+fn unseen(seen: &[Arc<Guarded>], mut written: HashMap<String, FluxInstance>) -> HashMap<String, FluxInstance> {
+    if written.is_empty() {
+        return written;
     }
-    newest
+    let versions: HashMap<&str, u64> =
+        seen.iter().filter_map(|i| Some((i.meta().uid.as_deref()?, version(i.as_ref())))).collect();
+    // One that is not there any more needs no admission either.
+    written.retain(|uid, ours| versions.get(uid.as_str()).is_some_and(|seen| version(ours) > *seen));
+    written
+}
+
+/// All instances, each in the newest state that is known of it. One that cannot be read is not moved; it says so itself.
+fn newest<'a>(seen: &'a [Arc<Guarded>], unseen: &'a HashMap<String, FluxInstance>) -> Vec<&'a FluxInstance> {
+    let readable = seen.iter().filter_map(|instance| instance.0.as_ref().ok());
+    let newest = |seen: &'a FluxInstance| seen.metadata.uid.as_ref().and_then(|uid| unseen.get(uid)).unwrap_or(seen);
+    readable.map(newest).collect()
 }
 
 fn others(ctx: &Ctx, fleet: &FluxFleet) -> Vec<Other> {
-    let other = |other: Arc<FluxFleet>| {
+    let other = |other: &FluxFleet| {
         let selector = other.spec.selector.clone().try_into().ok()?;
         (other.uid() != fleet.uid()).then(|| Other { name: other.name_any(), selector })
     };
-    ctx.fleets().into_iter().filter_map(other).collect()
+    readable(&ctx.fleets.state()).filter_map(other).collect()
+}
+
+/// Those fleets that can be read; the others say so themselves.
+pub(super) fn readable(fleets: &[Arc<GuardedFleet>]) -> impl Iterator<Item = &FluxFleet> {
+    fleets.iter().filter_map(|fleet| fleet.0.as_ref().ok())
 }
 
 /// The old status, with what is wrong with the spec.
@@ -254,11 +267,14 @@ fn count(ctx: &Ctx, name: &str, plan: &FleetPlan<'_>, memory: &mut Memory) {
 pub(super) async fn wake_members(ctx: Arc<Ctx>, instances: Store<Guarded>, mut changes: watch::Receiver<()>) {
     let mut before: HashMap<String, Head> = HashMap::new();
     while changes.changed().await.is_ok() {
-        let fleets = ctx.fleets();
-        let now: HashMap<String, Head> = fleets.iter().map(|fleet| (fleet.name_any(), Head::of(fleet))).collect();
-        let is_other = |fleet: &&Arc<FluxFleet>| before.get(&fleet.name_any()) != now.get(&fleet.name_any());
-        let changed: Vec<_> = fleets.iter().filter(is_other).collect();
+        let fleets = ctx.fleets.state();
+        let now: HashMap<String, Head> = readable(&fleets).map(|fleet| (fleet.name_any(), Head::of(fleet))).collect();
+        let is_other = |fleet: &&FluxFleet| before.get(&fleet.name_any()) != now.get(&fleet.name_any());
+        let others: Vec<&FluxFleet> = readable(&fleets).filter(is_other).collect();
         let has_gone = before.keys().any(|name| !now.contains_key(name));
+        if has_gone {
+            ctx.metrics.forget_fleets();
+        }
         for instance in instances.state() {
             let Ok(instance) = &instance.0 else { continue };
             if instance.spec.admission == Admission::Own {
@@ -270,7 +286,7 @@ pub(super) async fn wake_members(ctx: Arc<Ctx>, instances: Store<Guarded>, mut c
                     before.get(&name).map(|head| head.generation) != now.get(&name).map(|head| head.generation);
                 is_new || asked(instance, fleet).is_some()
             };
-            let selecting = selecting(instance, changed.iter().map(|fleet| fleet.as_ref()));
+            let selecting = selecting(instance, others.iter().copied());
             if has_gone || selecting.into_iter().any(concerns) {
                 let reference = ObjectRef::new(&instance.name_any()).within(&ctx.namespace);
                 if ctx.trigger.send(reference).await.is_err() {
