@@ -121,15 +121,20 @@ crds: ## Regenerate the CRDs in bundles/ from the official Go modules
 	@bundles/generate-crds.sh
 
 .PHONY: bench
-bench: release tools ## Measure on real API servers and write BENCHMARKS.md (about 25 min)
+bench: release tools ## Measure on real API servers and write BENCHMARKS.md (about 50 min)
 	@temp=$$(mktemp); trap 'rm -f "$$temp"' EXIT
 	$(MAKE) bundles DESCRIPTIONS=1
 	export HEADWATER_BIN=$(abspath $(TARGET))/release/headwater HEADWATER_PUBLISHED=$(abspath dist)
 	$(CARGO) bench -p headwater-e2e --bench bench > "$$temp"
 	$(CARGO) bench -p headwater-e2e --bench bundles >> "$$temp"
 	$(CARGO) bench -p headwater-e2e --bench rest >> "$$temp"
+	$(CARGO) bench -p headwater-e2e --bench fleet >> "$$temp"
 	{ sed '/^<!-- figures -->/q' BENCHMARKS.md; echo; cat "$$temp"; } > "$$temp.md" && mv "$$temp.md" BENCHMARKS.md
 	cat "$$temp"
+
+.PHONY: bench-fleet
+bench-fleet: release tools ## Measure with fleets of stand-ins, FLEET=100,1000 clusters (about 25 min)
+	@HEADWATER_BIN=$(abspath $(TARGET))/release/headwater FLEET=$(or $(FLEET),100,1000) $(CARGO) bench -p headwater-e2e --bench fleet
 
 .PHONY: bed
 bed: build ## Start CLUSTERS=3 clusters of KIND=full (or plain, flux) and a registry, and print their kubeconfigs

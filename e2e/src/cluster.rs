@@ -311,6 +311,12 @@ impl Cluster {
         self.kubeconfig_with(ADMIN, &self.admin)
     }
 
+    /// The administrator's token.
+    #[cfg(test)]
+    pub(crate) fn admin_token(&self) -> &str {
+        &self.admin
+    }
+
     /// The same as a file.
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.dir.path().join("admin.kubeconfig")

@@ -55,12 +55,25 @@ impl Api {
     }
 
     pub(crate) fn request(&self, method: &str, path: &str, content: &str, body: Option<&Value>) -> Result<Answer> {
+        self.ask(method, path, content, "application/json", body)
+    }
+
+    /// The same, for an answer of this media type.
+    pub(crate) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        content: &str,
+        accept: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer> {
         let body = body.map(ToString::to_string).unwrap_or_default();
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.server))
             .header("authorization", format!("Bearer {}", self.token))
             .header("user-agent", "headwater-bed")
+            .header("accept", accept)
             .header("content-type", content)
             .body(body)?;
         let mut answer = self.agent.run(request)?;

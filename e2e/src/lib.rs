@@ -10,6 +10,7 @@ pub mod bed;
 pub mod certificates;
 pub mod cluster;
 pub mod dirs;
+pub mod fakes;
 mod http;
 pub mod kubeconfig;
 mod kubelet;

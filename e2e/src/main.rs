@@ -3,11 +3,13 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use headwater_e2e::bed::{self, State};
 use headwater_e2e::cluster::modules;
+use headwater_e2e::fakes::{self, Fakes};
 use headwater_e2e::process::alive;
 use headwater_e2e::tools::{Module, ensure, tool};
 use headwater_e2e::{Kind, Options};
@@ -50,6 +52,8 @@ enum Action {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Play the API servers of many clusters until it is ended; prints their kubeconfigs as Secrets for a hub
+    Fakes(FakesArgs),
     /// Sign an artifact with new keys, in all ways we know, and write what unit tests read
     Signatures {
         /// Where to: `src/trust/testdata`
@@ -71,6 +75,42 @@ struct Up {
     /// Start an OCI registry too
     #[arg(long)]
     registry: bool,
+}
+
+#[derive(Args)]
+struct FakesArgs {
+    /// How many clusters
+    #[arg(long, default_value_t = 100)]
+    clusters: usize,
+    /// Milliseconds that every answer takes
+    #[arg(long, default_value_t = 20)]
+    round_trip: u64,
+    /// Milliseconds that a Deployment takes to roll out
+    #[arg(long, default_value_t = 1000)]
+    rollout: u64,
+    /// Namespace of the Secrets
+    #[arg(long, default_value = "headwater-system")]
+    namespace: String,
+}
+
+fn play(args: &FakesArgs) -> Result<()> {
+    let fakes = Fakes::start(&fakes::Options {
+        clusters: args.clusters,
+        round_trip: Duration::from_millis(args.round_trip),
+        rollout: Duration::from_millis(args.rollout),
+    })?;
+    for cluster in 0..fakes.count() {
+        // JSON is YAML.
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": format!("{}-kubeconfig", fakes.name(cluster)), "namespace": args.namespace},
+            "stringData": {"value": fakes.kubeconfig(cluster)},
+        });
+        print(&format!("---\n{secret}"))?;
+    }
+    loop {
+        std::thread::park();
+    }
 }
 
 fn print(text: &str) -> Result<()> {
@@ -144,6 +184,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 std::process::Command::new(&state.kubectl).args(args).env("KUBECONFIG", &one.kubeconfig).exec();
             bail!("start kubectl: {failure}");
         }
+        Action::Fakes(args) => play(&args)?,
         Action::Signatures { folder } => headwater_e2e::sigstore::write_fixtures(&folder)?,
         Action::Supervise(up) => {
             let kind: Kind = bed::kind(&up.kind)?;

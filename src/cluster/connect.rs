@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::{Client, Config};
 use tower::ServiceBuilder;
@@ -13,6 +13,12 @@ use super::{ClusterError, Gate};
 
 /// A packet that is not answered in this time means there is nobody.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A pass keeps its connections, a rest gives them back: each costs 30 KB, and a pass uses eight.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Read at once. A connection keeps the largest buffer it ever had, and that over which a long list came may become a watch.
+const BUFFER: usize = 16 << 10;
 
 /// A connection over which nothing came for so long while something was expected is dead. Watches show a sign of life once
 /// a minute, all else has a much shorter deadline.
@@ -34,7 +40,10 @@ pub fn connect(config: &Config, gate: &Gate) -> Result<Client, ClusterError> {
     https.set_read_timeout(Some(SILENCE));
     https.set_reset_reader_on_write(true);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(Duration::from_secs(90))
+        // Without a timer the pool would close no connection before it is asked for the next one.
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http1_max_buf_size(BUFFER)
         .build::<_, Body>(https);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

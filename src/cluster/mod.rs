@@ -180,23 +180,14 @@ impl Cluster {
         }
     }
 
-    /// All whole objects of a kind that carry our label.
+    /// All objects of a kind that carry our label, with what tells whether they are healthy: see [`request::judged`].
     pub async fn list(&self, kind: &Kind, installation: &str) -> Result<Vec<Value>, ClusterError> {
         let path = format!(
             "{}?labelSelector={INSTALLATION_LABEL}%3D{installation}",
             request::collection(kind, kind.namespaced.then_some(installation))
         );
         let (_, answer) = request::send(&self.client, "GET", &path, None, request::WHOLE).await?;
-        let mut list: Value = request::parse(&answer)?;
-        let mut items = match list["items"].take() {
-            Value::Array(items) => items,
-            _ => Vec::new(),
-        };
-        // Items of a list do not say what they are.
-        for item in &mut items {
-            item["kind"] = Value::String(kind.kind.clone());
-        }
-        Ok(items)
+        request::judged(kind, &answer)
     }
 
     /// Metadata of all objects of a kind that carry our label. A kind the cluster does not know has no objects.

@@ -10,12 +10,12 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{ClusterError, DEADLINE, IN_FLIGHT, Listed};
-use crate::plan::{Live, changed_by, ownership};
+use crate::plan::{CRD, Live, changed_by, ownership};
 use crate::render::{Kind, ObjectKey};
 
 /// Media type of server-side apply; JSON is YAML.
@@ -221,6 +221,49 @@ pub(super) fn live(answer: &[u8]) -> Result<Live, ClusterError> {
     Ok(parse::<Partial>(answer)?.metadata.live())
 }
 
+/// Reads a list of whole objects for those who judge their health: kind, spec and status, and of the metadata what counts there.
+///
+/// Not into a tree of all of it: CRDs are nearly nothing but schemas, and hundreds of clusters are looked at at the same time. What is
+/// passed by costs a fifth of the time and no memory.
+pub(super) fn judged(kind: &Kind, answer: &[u8]) -> Result<Vec<Value>, ClusterError> {
+    #[derive(Deserialize)]
+    struct Items<S> {
+        items: Option<Vec<Item<S>>>,
+    }
+    #[derive(Deserialize)]
+    struct Item<S> {
+        metadata: Identity,
+        spec: Option<S>,
+        #[serde(default)]
+        status: Value,
+    }
+    #[derive(Deserialize, Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Identity {
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resource_version: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        generation: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        deletion_timestamp: Option<String>,
+    }
+    // Items of a list do not say what they are.
+    let object = |metadata: Identity, spec: Value, status: Value| json!({"kind": kind.kind, "metadata": metadata, "spec": spec, "status": status});
+    if kind.kind == CRD {
+        let list: Items<IgnoredAny> = parse(answer)?;
+        let items = list.items.unwrap_or_default().into_iter();
+        return Ok(items.map(|item| object(item.metadata, Value::Null, item.status)).collect());
+    }
+    let list: Items<Value> = parse(answer)?;
+    let items = list.items.unwrap_or_default().into_iter();
+    Ok(items.map(|item| object(item.metadata, item.spec.unwrap_or_default(), item.status)).collect())
+}
+
 /// Reads an answer that is a list.
 pub(super) fn listed(kind: &Kind, answer: &[u8]) -> Result<Listed, ClusterError> {
     #[derive(Deserialize)]
@@ -245,6 +288,38 @@ pub(super) fn listed(kind: &Kind, answer: &[u8]) -> Result<Listed, ClusterError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::health::{Health, health};
+
+    #[test]
+    fn health_can_be_told_of_what_is_left_of_a_list() {
+        let crd = json!({
+            "metadata": {"name": "x.y", "resourceVersion": "7", "managedFields": [{}], "labels": {"a": "b"}},
+            "spec": {"versions": [{"schema": {}}]},
+            "status": {"conditions": [{"type": "Established", "status": "True"}]},
+        });
+        let deployment = json!({
+            "metadata": {"name": "d", "namespace": "n", "generation": 2},
+            "spec": {"replicas": 1},
+            "status": {"observedGeneration": 1},
+        });
+        let list = |item: &Value| json!({"kind": "List", "items": [item]}).to_string();
+        let kind = crate::render::kinds::builtin("apps", "v1", "Deployment").unwrap();
+        let judged = |kind: &Kind, item: &Value| super::judged(kind, list(item).as_bytes()).unwrap().remove(0);
+
+        let seen = judged(&Kind::crd(), &crd);
+        assert_eq!(
+            (health(&seen), &seen["spec"], &seen["metadata"]["resourceVersion"]),
+            (Health::Current, &Value::Null, &json!("7"))
+        );
+        let mut gone = crd;
+        gone["metadata"]["deletionTimestamp"] = json!("2027-01-01T00:00:00Z");
+        assert!(!health(&judged(&Kind::crd(), &gone)).is_current());
+
+        let mut whole = deployment.clone();
+        whole["kind"] = json!("Deployment");
+        assert_eq!(health(&judged(&kind, &deployment)), health(&whole));
+        assert_eq!(super::judged(&kind, br#"{"items": null}"#).unwrap(), Vec::<Value>::new());
+    }
 
     #[tokio::test]
     async fn nothing_is_sent_after_silence() {

@@ -150,6 +150,7 @@ async fn manage(
     fleet_writer: Writer<GuardedFleet>,
     stop: watch::Receiver<bool>,
 ) {
+    health.set("fleets", false);
     let (reader, writer) = reflector::store::<Guarded>();
     let config = || watcher::Config::default().timeout(WATCH_SECONDS);
     // Every change of an instance has fleets planned anew; those of a fleet may concern its instances.
@@ -165,6 +166,7 @@ async fn manage(
         watcher::Config { label_selector: selector, ..config() },
     )
     .default_backoff()
+    .modify(forget_managers)
     .reflect(writer)
     .inspect(move |event| {
         ready.set("instances", event.is_ok());
@@ -320,6 +322,11 @@ fn what_matters_of_fleets(fleet: &GuardedFleet) -> Option<u64> {
     let mut hasher = std::hash::DefaultHasher::new();
     (&metadata.generation, &metadata.annotations, &metadata.deletion_timestamp.is_some()).hash(&mut hasher);
     Some(hasher.finish())
+}
+
+/// Who owns which field of an instance is nothing that a pass asks for, and larger than the rest of it.
+fn forget_managers(instance: &mut Guarded) {
+    instance.meta_mut().managed_fields = None;
 }
 
 fn names_secret(instance: &FluxInstance, name: &str) -> bool {

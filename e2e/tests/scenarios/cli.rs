@@ -169,7 +169,7 @@ fn operator_answers_probes_and_ends_cleanly() {
     let tenant = Tenant::new(shared_hub(), "process");
     assert_eq!(tenant.page("/livez"), Some((200, "ok".to_owned())));
     let (code, ready) = tenant.page("/readyz").unwrap();
-    assert_eq!((code, ready.as_str()), (200, "[+] crd\n[+] instances\n"));
+    assert_eq!((code, ready.as_str()), (200, "[+] crd\n[+] fleets\n[+] instances\n[+] lease\n"));
     let (code, metrics) = tenant.page("/metrics").unwrap();
     assert_eq!(code, 200);
     assert!(metrics.contains("# HELP headwater_pass_seconds ") && metrics.ends_with("# EOF\n"), "{metrics}");
