@@ -129,6 +129,7 @@ bench: release tools ## Measure on real API servers and write BENCHMARKS.md (abo
 	$(CARGO) bench -p headwater-e2e --bench bundles >> "$$temp"
 	$(CARGO) bench -p headwater-e2e --bench rest >> "$$temp"
 	$(CARGO) bench -p headwater-e2e --bench fleet >> "$$temp"
+	echo >> "$$temp"; $(CARGO) bench -p headwater --bench planner >> "$$temp"
 	{ sed '/^<!-- figures -->/q' BENCHMARKS.md; echo; cat "$$temp"; } > "$$temp.md" && mv "$$temp.md" BENCHMARKS.md
 	cat "$$temp"
 

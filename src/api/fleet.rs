@@ -268,7 +268,7 @@ macro_rules! share {
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
                 json_schema!({
                     "x-kubernetes-int-or-string": true,
-                    "maxLength": 4,
+                    "maxLength": 8,
                     "anyOf": [{"type": "integer"}, {"type": "string"}],
                     "x-kubernetes-validations": [{
                         "rule": format!(

@@ -71,14 +71,14 @@ mod tests {
     use super::*;
     use crate::api::{Admitted, Revision};
 
-    fn instance(spec: serde_json::Value) -> FluxInstance {
+    fn instance(spec: &serde_json::Value) -> FluxInstance {
         let mut instance: FluxInstance = serde_json::from_value(json!({
             "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance", "metadata": {"name": "a"},
             "spec": {"distribution": {"version": "2.x"}},
         }))
         .unwrap();
         let mut value = serde_json::to_value(&instance.spec).unwrap();
-        json_patch::merge(&mut value, &spec);
+        json_patch::merge(&mut value, spec);
         instance.spec = serde_json::from_value(value).unwrap();
         instance
     }
@@ -130,7 +130,7 @@ mod tests {
             (night, Some(running), only("new", false, Some("2026-07-01T22:00:00Z"))),
         ];
         for (spec, status, expected) in cases {
-            let mut instance = instance(spec.clone());
+            let mut instance = instance(&spec);
             instance.status = status;
             assert_eq!(allowed(&instance, noon).unwrap(), expected, "{spec} {:?}", instance.status);
         }

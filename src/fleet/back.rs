@@ -27,22 +27,22 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], he
         } else {
             (!is_turn).then_some(Waiting::Turn)
         };
-        let mut left = under_way;
         for member in members.iter_mut().filter(|m| m.stage == Some(stage)) {
             if !matches!(member.state, State::Waiting(_)) {
                 continue;
             }
-            left += 1;
             let waiting = waiting.or((room == 0).then(|| Waiting::Slot(rules.slots(total))));
             match (waiting, way_back(member.instance, &held.digest)) {
                 (None, Some(back)) => {
-                    draft.admit(member, &back, true);
-                    room -= 1;
-                    moving += 1;
+                    let places = usize::from(draft.admit(member, &back, true));
+                    room -= places;
+                    moving += places;
                 }
                 (waiting, _) => member.state = State::Waiting(waiting.unwrap_or(Waiting::Stopped)),
             }
         }
+        let is_left = |m: &&Member<'_>| matches!(m.state, State::Moving { .. } | State::Waiting(_));
+        let left = members.iter().filter(of_stage).filter(is_left).count();
         let status = &mut draft.status.stages[stage];
         (status.state, status.message) = if is_over {
             is_turn = false;

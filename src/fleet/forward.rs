@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::member::{Member, State, admits, is_new};
-use super::reason::{Failure, Waiting};
+use super::reason::{Exclusion, Failure, Waiting};
 use super::window::{Gate, Windows};
 use super::{Draft, MAX_IN_FLIGHT, target};
 use crate::api::{FleetOnFailure, FleetOutcome, Pinned, StageState, Target};
@@ -12,32 +12,48 @@ use crate::api::{FleetOnFailure, FleetOutcome, Pinned, StageState, Target};
 /// What a stage has to reckon with.
 #[derive(Default)]
 struct Tally {
+    /// Selected by the stage, whatever stands in their way.
+    selected: usize,
+    /// Governed: what shares are of.
     members: usize,
     done: usize,
     moving: usize,
     /// Failed or refused.
     spent: usize,
     refused: usize,
+    /// Moved, and never done.
+    broken: usize,
     wavering: usize,
     /// Not known enough of to be admitted.
     unchecked: usize,
     waiting: usize,
-    /// The newest instant that is known of its members: a soak cannot have begun before.
+    /// When the last one was done: a soak cannot have begun before.
     newest: Option<Timestamp>,
 }
 
 fn tally(members: &[Member<'_>], stage: usize) -> Tally {
     let mut tally = Tally::default();
     for member in members.iter().filter(|m| m.stage == Some(stage) && !matches!(m.state, State::Ungoverned)) {
-        tally.members += 1;
+        tally.selected += 1;
+        tally.members += usize::from(member.state.is_governed());
+        let mut is_there = false;
         match &member.state {
-            State::Done { reachable } => tally.done += usize::from(*reachable),
+            State::Done { reachable } => {
+                is_there = true;
+                tally.done += usize::from(*reachable);
+            }
             State::Moving { .. } => tally.moving += 1,
             State::Failed(failure) => {
-                tally.spent += 1;
-                tally.refused += usize::from(matches!(failure, Failure::Refused(_)));
+                is_there = matches!(failure, Failure::Regressed(_) | Failure::Unhealthy(_));
+                let is_refused = matches!(failure, Failure::Refused(_));
+                tally.spent += usize::from(failure.spends());
+                tally.refused += usize::from(is_refused);
+                tally.broken += usize::from(!is_there && !is_refused);
             }
-            State::Wavering { .. } => tally.wavering += 1,
+            State::Wavering { .. } => {
+                is_there = true;
+                tally.wavering += 1;
+            }
             State::Unknown | State::Unchecked => tally.unchecked += 1,
             State::Waiting(_) => tally.waiting += 1,
             State::Deferred(_)
@@ -48,8 +64,9 @@ fn tally(members: &[Member<'_>], stage: usize) -> Tally {
             | State::Ungoverned
             | State::Unassigned => {}
         }
-        let admitted = member.instance.status.as_ref().and_then(|s| s.admitted.as_ref());
-        tally.newest = tally.newest.max(admitted.map(|a| a.at.0));
+        if let Some(status) = member.instance.status.as_ref().filter(|_| is_there) {
+            tally.newest = tally.newest.max(status.last_good.as_ref().map(|good| good.at.0));
+        }
     }
     tally
 }
@@ -61,7 +78,7 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], ta
     let mut is_turn = true;
     for stage in 0..stages {
         let was_done = is_done(draft, stage, target);
-        is_turn = Stage { draft, members, target, stage, moving: &mut moving }.walk(is_turn, was_done);
+        is_turn = Stage { draft, members, target, place: stage, moving: &mut moving }.walk(is_turn, was_done);
     }
     if is_turn {
         target::close(&mut draft.status, FleetOutcome::Succeeded, &Time(draft.now));
@@ -85,14 +102,16 @@ pub(super) fn stop_if_over_budget(draft: &mut Draft<'_, '_>, members: &[Member<'
         if tally.spent <= budget || tally.spent == tally.refused {
             continue;
         }
-        let mut failed = members.iter().filter(|m| m.stage == Some(stage) && matches!(m.state, State::Failed(_)));
+        let mut failed = members.iter().filter(|m| m.stage == Some(stage) && m.state.spends());
         let first = failed.next().map(|m| format!("{} {}", m.name, m.state)).unwrap_or_default();
         let message = format!(
             "{} of {} in stage {} failed, maxFailures is {}: {first}",
             tally.spent, tally.members, rules.name, rules.max_failures
         );
+        let newest = members.iter().filter_map(|m| m.instance.status.as_ref()?.admitted.as_ref()).map(|a| a.at.0);
+        let at = newest.fold(draft.now, Timestamp::max);
         let rollback = draft.fleet.spec.on_failure == FleetOnFailure::Rollback;
-        target::hold(&mut draft.status, draft.fleet, target, message, rollback, &Time(draft.now));
+        target::hold(&mut draft.status, draft.fleet, target, message, rollback, &Time(at));
         return;
     }
 }
@@ -102,51 +121,61 @@ struct Stage<'d, 'a, 'r> {
     draft: &'d mut Draft<'a, 'r>,
     members: &'d mut [Member<'a>],
     target: &'d Target,
-    stage: usize,
+    /// Its place in the spec.
+    place: usize,
     /// Clusters of the whole fleet that are on their way.
     moving: &'d mut usize,
 }
 
-impl<'a> Stage<'_, 'a, '_> {
+impl Stage<'_, '_, '_> {
     /// Whether the stage is done after this.
     fn walk(&mut self, is_turn: bool, was_done: bool) -> bool {
-        let before = tally(self.members, self.stage);
+        self.admit_new(was_done && is_turn);
+        let before = tally(self.members, self.place);
         let gate = self.gate(&before, is_turn, was_done);
         self.admit_to_target(gate);
-        self.admit_new(was_done);
-        let after = tally(self.members, self.stage);
+        let after = tally(self.members, self.place);
         if was_done {
-            self.say(if after.members == 0 { StageState::Empty } else { StageState::Done }, None);
+            self.say(if after.selected == 0 { StageState::Empty } else { StageState::Done }, None);
             return is_turn;
         }
         if !is_turn {
             self.say(StageState::Pending, None);
             return false;
         }
-        if after.members == 0 {
-            self.pass(StageState::Empty);
+        let is_stopped = matches!(gate, Err(Waiting::Stopped | Waiting::Suspended));
+        if after.selected == 0 {
+            if is_stopped {
+                self.say(StageState::Empty, None);
+            } else {
+                self.pass(StageState::Empty);
+            }
             return true;
         }
-        if after.moving + after.waiting + after.unchecked > 0 {
+        if after.moving + after.waiting + after.unchecked > 0 || matches!(gate, Err(Waiting::PreflightFailed(_))) {
             self.say_gate(gate, &after);
             return false;
         }
-        self.soak(&after, gate)
+        self.soak(&after, is_stopped)
     }
 
     /// What stands between the members of the stage that could move, and the target.
     fn gate(&mut self, tally: &Tally, is_turn: bool, was_done: bool) -> Result<(), Waiting> {
-        let (status, rules) = (&self.draft.status, &self.draft.rules.stages[self.stage]);
+        let (status, rules) = (&self.draft.status, &self.draft.rules.stages[self.place]);
         if self.draft.fleet.spec.suspend {
             return Err(Waiting::Suspended);
         }
         if status.held.is_some() {
             return Err(Waiting::Stopped);
         }
-        if !was_done {
-            if !is_turn {
-                return Err(Waiting::Turn);
+        if !is_turn {
+            return Err(Waiting::Turn);
+        }
+        if was_done {
+            if tally.broken > rules.budget(tally.members) {
+                return Err(Waiting::OverBudget(tally.broken));
             }
+        } else {
             if tally.unchecked > 0 {
                 return Err(Waiting::Preflight(tally.unchecked));
             }
@@ -157,54 +186,56 @@ impl<'a> Stage<'_, 'a, '_> {
                 return Err(Waiting::Approval);
             }
         }
-        let closed = self.closed(&rules.windows);
-        match closed {
-            None => Ok(()),
-            Some(opens) => {
-                self.draft.wake.extend(opens);
-                Err(Waiting::StageWindow(opens))
-            }
-        }
+        self.open(&rules.windows).map_err(|opens| {
+            self.draft.wake.extend(opens);
+            Waiting::StageWindow(opens)
+        })
     }
 
     fn is_emergency(&self) -> bool {
         target::is_bound(self.draft.status.emergency.as_ref(), self.target)
     }
 
-    /// Whether windows are closed, and until when.
-    fn closed(&self, windows: &Windows) -> Option<Option<Timestamp>> {
+    /// Whether windows are open; else when they will be, if that is in sight.
+    fn open(&self, windows: &Windows) -> Result<(), Option<Timestamp>> {
         match windows.gate(self.draft.now) {
-            Gate::Closed(opens) if !self.is_emergency() => Some(opens),
-            Gate::Open | Gate::Closed(_) => None,
+            Gate::Closed(opens) if !self.is_emergency() => Err(opens),
+            Gate::Open | Gate::Closed(_) => Ok(()),
         }
     }
 
     /// How many more of this stage may be on their way.
     fn room(&self) -> usize {
-        let tally = tally(self.members, self.stage);
-        let slots = self.draft.rules.stages[self.stage].slots(tally.members);
+        let tally = tally(self.members, self.place);
+        let slots = self.draft.rules.stages[self.place].slots(tally.members);
         slots.saturating_sub(tally.moving).min(MAX_IN_FLIGHT.saturating_sub(*self.moving))
     }
 
     fn admit_to_target(&mut self, gate: Result<(), Waiting>) {
         let mut room = self.room();
-        let limit = self.draft.rules.stages[self.stage].slots(tally(self.members, self.stage).members);
+        let limit = self.draft.rules.stages[self.place].slots(tally(self.members, self.place).members);
         let pinned = Pinned { version: self.target.version.clone(), digest: self.target.digest.clone() };
         for place in 0..self.members.len() {
+            let member = &mut self.members[place];
+            if member.stage == Some(self.place) && member.state == State::Unchecked {
+                // Nobody looks at what has not its turn.
+                if let Err(waiting @ (Waiting::Turn | Waiting::Stopped)) = gate {
+                    member.state = State::Waiting(waiting);
+                }
+            }
             let member = &self.members[place];
-            if member.stage != Some(self.stage) || !matches!(member.state, State::Waiting(_)) {
+            if member.stage != Some(self.place) || !matches!(member.state, State::Waiting(_)) {
                 continue;
             }
             let waiting =
                 gate.err().or_else(|| self.own_window(member)).or((room == 0).then_some(Waiting::Slot(limit)));
             let member = &mut self.members[place];
-            match waiting {
-                Some(waiting) => member.state = State::Waiting(waiting),
-                None => {
-                    self.draft.admit(member, &pinned, false);
-                    *self.moving += 1;
-                    room -= 1;
-                }
+            if let Some(waiting) = waiting {
+                member.state = State::Waiting(waiting);
+            } else {
+                let places = usize::from(self.draft.admit(member, &pinned, false));
+                *self.moving += places;
+                room -= places;
             }
             if let State::Waiting(Waiting::OwnWindow(Some(opens))) = member.state {
                 self.draft.wake.push(opens);
@@ -219,43 +250,50 @@ impl<'a> Stage<'_, 'a, '_> {
             return None;
         }
         let Ok(windows) = Windows::read(windows, "spec.upgrade") else { return Some(Waiting::OwnWindow(None)) };
-        self.closed(&windows).map(Waiting::OwnWindow)
+        self.open(&windows).err().map(Waiting::OwnWindow)
     }
 
-    /// Clusters with nothing installed get what their stage is through with, rather than wait for what it is not.
-    fn admit_new(&mut self, was_done: bool) {
+    /// Clusters with nothing installed get what their stage is through with, rather than wait for what it is not. Where that is the
+    /// target, they are as all others.
+    fn admit_new(&mut self, is_at_target: bool) {
         let (status, now) = (&self.draft.status, self.draft.now);
-        let Some(current) =
-            status.stages[self.stage].current.clone().filter(|_| !was_done && !self.draft.fleet.spec.suspend)
-        else {
-            return;
-        };
-        if status.held.as_ref().is_some_and(|held| held.digest == current.digest) {
-            return;
-        }
+        let current = status.stages[self.place].current.clone();
+        let current = current.filter(|_| !is_at_target && !self.draft.fleet.spec.suspend);
+        let is_held = |digest: &str| status.held.as_ref().is_some_and(|held| held.digest == digest);
+        let Some(current) = current.filter(|current| !is_held(&current.digest)) else { return };
         let mut room = self.room();
-        for member in self.members.iter_mut().filter(|m| m.stage == Some(self.stage) && is_new(m.instance)) {
-            let is_free =
-                matches!(member.state, State::Waiting(_) | State::Unchecked | State::Failed(Failure::Refused(_)))
-                    || matches!(&member.state, State::Excluded(super::Exclusion::Range(_)));
+        for member in self.members.iter_mut().filter(|m| m.stage == Some(self.place) && is_new(m.instance)) {
+            let is_free = matches!(
+                &member.state,
+                State::Waiting(_)
+                    | State::Unchecked
+                    | State::Failed(Failure::Refused(_))
+                    | State::Excluded(Exclusion::Range(_))
+            );
             let spec = &member.instance.spec;
-            let is_open = Windows::read(&spec.upgrade.windows, "").is_ok_and(|windows| windows.gate(now) == Gate::Open);
-            if room > 0 && is_free && is_open && admits(&spec.distribution.version, &current.version, &current.digest) {
-                self.draft.admit(member, &current, false);
-                *self.moving += 1;
-                room -= 1;
+            if !is_free || !admits(&spec.distribution.version, &current.version, &current.digest) {
+                continue;
+            }
+            match Windows::read(&spec.upgrade.windows, "spec.upgrade").map(|windows| windows.gate(now)) {
+                Ok(Gate::Open) if room > 0 => {
+                    let places = usize::from(self.draft.admit(member, &current, false));
+                    *self.moving += places;
+                    room -= places;
+                }
+                Ok(Gate::Closed(opens)) => self.draft.wake.extend(opens),
+                Ok(Gate::Open) | Err(_) => {}
             }
         }
     }
 
     fn say(&mut self, state: StageState, message: Option<String>) {
-        let stage = &mut self.draft.status.stages[self.stage];
-        stage.state = state;
-        stage.message = message;
+        let said = &mut self.draft.status.stages[self.place];
+        said.state = state;
+        said.message = message;
     }
 
     fn say_gate(&mut self, gate: Result<(), Waiting>, after: &Tally) {
-        let rules = &self.draft.rules.stages[self.stage];
+        let rules = &self.draft.rules.stages[self.place];
         let target = self.target;
         let what = format!("{} ({})", target.version, target.digest);
         let (state, message) = match gate {
@@ -287,8 +325,8 @@ impl<'a> Stage<'_, 'a, '_> {
     }
 
     /// All that can be are done.
-    fn soak(&mut self, tally: &Tally, gate: Result<(), Waiting>) -> bool {
-        let rules = &self.draft.rules.stages[self.stage];
+    fn soak(&mut self, tally: &Tally, is_stopped: bool) -> bool {
+        let rules = &self.draft.rules.stages[self.place];
         let now = self.draft.now;
         let is_emergency = self.is_emergency();
         if tally.wavering > 0 {
@@ -300,14 +338,14 @@ impl<'a> Stage<'_, 'a, '_> {
             self.say(StageState::Blocked, Some(text));
             return false;
         }
-        let stage = &mut self.draft.status.stages[self.stage];
-        // A clock that was put back must not make a soak begin before what it waits for.
-        let begin = now.max(tally.newest.unwrap_or(now)).max(self.target.since.0);
-        let since = stage.soak_since.get_or_insert(Time(begin)).0;
+        let said = &mut self.draft.status.stages[self.place];
+        // What came late is watched as long. A clock that was put back must not make a soak begin before what it waits for.
+        let begin = said.soak_since.as_ref().map_or(now, |since| since.0);
+        let since = begin.max(tally.newest.unwrap_or(begin)).max(self.target.since.0);
         let until = since.checked_add(rules.soak).unwrap_or(Timestamp::MAX);
-        stage.soak_until = Some(Time(until));
-        let is_stopped = matches!(gate, Err(Waiting::Stopped | Waiting::Suspended));
-        if (now < until && !is_emergency) || is_stopped || matches!(gate, Err(Waiting::PreflightFailed(_))) {
+        said.soak_since = Some(Time(since));
+        said.soak_until = Some(Time(until));
+        if (now < until && !is_emergency) || is_stopped {
             self.draft.wake.push(until);
             self.say(StageState::Soaking, Some(format!("{} done, watched until {until}", tally.done)));
             return false;
@@ -317,8 +355,8 @@ impl<'a> Stage<'_, 'a, '_> {
     }
 
     fn pass(&mut self, state: StageState) {
-        let stage = &mut self.draft.status.stages[self.stage];
-        stage.current = Some(Pinned { version: self.target.version.clone(), digest: self.target.digest.clone() });
+        let said = &mut self.draft.status.stages[self.place];
+        said.current = Some(Pinned { version: self.target.version.clone(), digest: self.target.digest.clone() });
         self.say(state, None);
     }
 }

@@ -7,12 +7,15 @@ use semver::Version;
 
 use super::policy::StageRules;
 use super::reason::{Deferral, Exclusion, Failure, Waiting};
-use crate::api::condition::{CONTROLLERS_READY, REACHABLE, STALLED, find};
+use crate::api::condition::{CONTROLLERS_READY, REACHABLE, RECONCILING, STALLED, find};
 use crate::api::{
     Admitted, Enforcement, FleetHeld, FluxInstance, FluxInstanceStatus, Pinned, SKIP, Selector, StepState, Target,
     Unreachable,
 };
 use crate::plan::goal;
+
+/// Reason of `Reconciling` while `spec.suspend` holds an instance.
+const SUSPENDED: &str = "Suspended";
 
 /// An instance, as its fleet sees it.
 #[derive(Debug, Clone)]
@@ -74,6 +77,11 @@ impl State {
     pub fn is_governed(&self) -> bool {
         !matches!(self, Self::Conflict(_) | Self::Ungoverned | Self::Unassigned)
     }
+
+    /// Whether it spends the failure budget.
+    pub fn spends(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.spends())
+    }
 }
 
 /// Where a fleet leads its clusters.
@@ -83,6 +91,16 @@ pub(super) enum Aim<'a> {
     Forward(&'a Target),
     /// Away from it.
     Back(&'a FleetHeld),
+}
+
+/// The state of an instance that is admitted now. It may be there already: back before it had begun to leave, for one.
+pub(super) fn admitted(instance: &FluxInstance, admitted: &Admitted, view: &View<'_>) -> State {
+    let nothing = FluxInstanceStatus::default();
+    let facts = Facts::of(instance, &nothing);
+    if facts.is_at(&admitted.digest) {
+        return facts.settled(Some(admitted), view, true);
+    }
+    State::Moving { until: facts.until(admitted, view) }
 }
 
 /// What is asked of many instances with the same answer.
@@ -119,6 +137,8 @@ pub(super) struct View<'a> {
     pub(super) rules: &'a StageRules,
     /// Failures of admissions up to then do not count any more.
     pub(super) resumed: Option<Timestamp>,
+    /// Since when instances are looked at.
+    pub(super) since: Timestamp,
     pub(super) now: Timestamp,
 }
 
@@ -149,7 +169,13 @@ impl<'a> Facts<'a> {
         let is_under_way = plan.is_some_and(|plan| plan.steps.iter().any(|step| step.state != StepState::Done));
         // Who does not want to wait for health does not get it.
         let is_good = is(&status.last_good) || !self.instance.spec.wait;
-        status.observed_digest.as_deref() == Some(digest) && is(&status.applied) && is_good && !is_under_way
+        // What was found in place, with a status that was lost, was never attempted by what is known.
+        let is_last = status.attempted.is_none() || is(&status.attempted);
+        status.observed_digest.as_deref() == Some(digest)
+            && is_last
+            && is(&status.applied)
+            && is_good
+            && !is_under_way
     }
 
     /// The digest failed there since it was admitted; what runs now is something else, or broken.
@@ -163,25 +189,53 @@ impl<'a> Facts<'a> {
             .map(|stalled| Failure::Stalled(stalled.message.clone()))
     }
 
-    /// When the time of an admission is over. A cluster that was away gets its time anew when it is back.
-    fn until(&self, admitted: &Admitted, rules: &StageRules) -> Timestamp {
+    /// When the time of an admission is over. It runs while the cluster can be reached, is not suspended, and somebody looks: whoever
+    /// was away, the cluster or the hub, the cluster gets its time anew.
+    fn until(&self, admitted: &Admitted, view: &View<'_>) -> Timestamp {
+        let reconciling = find(&self.status.conditions, RECONCILING);
+        if reconciling.is_some_and(|c| c.reason == SUSPENDED) {
+            // Not any more, but its operator has not seen that yet.
+            return Timestamp::MAX;
+        }
         let back = self.reachable.filter(|(reachable, _)| *reachable).map(|(_, since)| since);
-        let since = back.map_or(admitted.at.0, |back| back.max(admitted.at.0));
-        since.checked_add(rules.deadline).unwrap_or(Timestamp::MAX)
+        let begun = reconciling.filter(|c| c.status == "True").map(|c| c.last_transition_time.0);
+        let since = back.into_iter().chain(begun).fold(admitted.at.0.max(view.since), Timestamp::max);
+        since.checked_add(view.rules.deadline).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Whether there is nothing to wait for any more, well or badly ended.
+    fn is_over(&self, admitted: &Admitted, until: Timestamp, view: &View<'_>) -> bool {
+        self.is_at(&admitted.digest)
+            || self.is_lost()
+            || view.now >= until
+            || self.has_failed(&admitted.digest, admitted.at.0).is_some()
     }
 
     /// On its digest once: healthy still?
-    fn settled(&self, now: Timestamp) -> State {
+    fn settled(&self, admitted: Option<&Admitted>, view: &View<'_>, is_ours: bool) -> State {
         let unhealthy = find(&self.status.conditions, CONTROLLERS_READY).filter(|c| c.status == "False");
         let Some(unhealthy) = unhealthy.filter(|_| !self.is_lost()) else {
             return State::Done { reachable: !self.is_lost() };
         };
         let patience = self.instance.spec.timeout.get().ok().and_then(|t| SignedDuration::try_from(t).ok());
-        let until = unhealthy.last_transition_time.0.checked_add(patience.unwrap_or_default());
-        match until {
-            Ok(until) if now < until => State::Wavering { until },
-            _ => State::Failed(Failure::Regressed(unhealthy.message.clone())),
+        let since = unhealthy.last_transition_time.0.max(view.since);
+        let since = admitted.map_or(since, |admitted| since.max(admitted.at.0));
+        let until = since.checked_add(patience.unwrap_or_default()).unwrap_or(Timestamp::MAX);
+        let why = || unhealthy.message.clone();
+        match (view.now < until, is_ours) {
+            (true, _) => State::Wavering { until },
+            (false, true) => State::Failed(Failure::Regressed(why())),
+            (false, false) => State::Failed(Failure::Unhealthy(why())),
         }
+    }
+
+    /// What its owner says about a target, which holds for what is not on its way.
+    fn left_out(&self, target: &Target) -> Option<State> {
+        let skip = self.instance.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SKIP));
+        if self.instance.spec.suspend {
+            return Some(State::Suspended);
+        }
+        skip.is_some_and(|skip| *skip == target.digest || *skip == target.version).then_some(State::Skipped)
     }
 
     fn has_errors(&self, digest: &str) -> Option<bool> {
@@ -215,54 +269,63 @@ fn forward<'a>(
 ) -> State {
     let (status, spec, digest) = (facts.status, &instance.spec, target.digest.as_str());
     let admitted = status.admitted.as_ref();
+    // Said about this admission: neither before the target was one, nor before somebody said to go on.
+    let is_fresh = |admitted: &Admitted| view.resumed.is_none_or(|resumed| admitted.at.0 > resumed);
     let is_elsewhere = admitted.is_some_and(|a| a.digest != digest);
     let failed_there =
         status.held.as_ref().filter(|h| h.digest == digest && h.back.as_ref().is_none_or(|b| b.digest != digest));
     if !is_elsewhere && facts.is_at(digest) && failed_there.is_none() {
-        return facts.settled(view.now);
+        // Who ran the target before it was one was not moved, and is no reason to stop.
+        let is_ours = admitted.is_some_and(|a| a.at.0 >= target.since.0 && is_fresh(a));
+        let state = facts.settled(admitted, view, is_ours);
+        let is_failed = matches!(state, State::Failed(_));
+        return facts.left_out(target).filter(|_| is_failed).unwrap_or(state);
     }
     if spec.suspend {
         return State::Suspended;
     }
+    let mut is_retry = false;
     match admitted {
-        Some(admitted) if admitted.digest == digest && view.resumed.is_none_or(|resumed| admitted.at.0 > resumed) => {
-            return on_its_way(facts, admitted, view);
-        }
+        Some(admitted) if admitted.digest == digest => match on_its_way(facts, admitted, view) {
+            State::Failed(_) if facts.left_out(target).is_some() => {}
+            State::Failed(_) if !is_fresh(admitted) => is_retry = true,
+            state => return state,
+        },
         // What another target left is finished first, unless there is nothing to wait for.
-        Some(admitted) if admitted.digest != digest => {
-            let until = facts.until(admitted, view.rules);
-            let is_over = facts.is_at(&admitted.digest)
-                || facts.is_lost()
-                || view.now >= until
-                || facts.has_failed(&admitted.digest, admitted.at.0).is_some();
-            if !is_over {
+        Some(admitted) => {
+            let until = facts.until(admitted, view);
+            if !facts.is_over(admitted, until, view) {
                 return State::Moving { until };
             }
         }
-        _ => {}
+        None => {}
     }
-    let skip = instance.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SKIP));
-    if skip.is_some_and(|skip| skip == digest || *skip == target.version) {
-        return State::Skipped;
+    if let Some(state) = facts.left_out(target) {
+        return state;
     }
     if !versions.admits(&spec.distribution.version, target) {
         return State::Excluded(Exclusion::Range(spec.distribution.version.clone()));
     }
-    if let Some(applied) = instance.status.as_ref().and_then(|s| s.applied.as_ref())
-        && !spec.upgrade.allow_downgrade
-        && versions.is_newer(&applied.version, target)
-    {
-        return State::Excluded(Exclusion::Newer(applied.version.clone()));
+    if let Some(newer) = newer(instance, |version| versions.is_newer(version, target)) {
+        return State::Excluded(Exclusion::Newer(newer.to_owned()));
     }
     match facts.reachable {
         None => State::Unknown,
         Some((false, since)) => State::Deferred(Deferral { since, admitted: false }),
         Some((true, _)) => match facts.has_errors(digest) {
-            None => State::Unchecked,
+            // It was looked at before it was admitted first, and looks itself when it tries again.
+            None if !is_retry => State::Unchecked,
             Some(true) => State::Failed(Failure::Refused(refusal(status))),
-            Some(false) => State::Waiting(Waiting::Turn),
+            None | Some(false) => State::Waiting(Waiting::Turn),
         },
     }
+}
+
+/// What an instance runs, or has begun to, that is newer than what it would be moved to.
+pub(super) fn newer<'a>(instance: &'a FluxInstance, mut is_newer: impl FnMut(&'a str) -> bool) -> Option<&'a str> {
+    let status = instance.status.as_ref().filter(|_| !instance.spec.upgrade.allow_downgrade)?;
+    let runs = [status.applied.as_ref(), status.attempted.as_ref()];
+    runs.into_iter().flatten().map(|revision| revision.version.as_str()).find(|version| is_newer(version))
 }
 
 /// Admitted to the target, and not there yet.
@@ -273,7 +336,7 @@ fn on_its_way(facts: &Facts<'_>, admitted: &Admitted, view: &View<'_>) -> State 
     if facts.has_errors(&admitted.digest) == Some(true) {
         return State::Failed(Failure::Refused(refusal(facts.status)));
     }
-    let until = facts.until(admitted, view.rules);
+    let until = facts.until(admitted, view);
     match (view.now < until, facts.reachable, view.rules.unreachable) {
         (true, ..) => State::Moving { until },
         (false, Some((false, since)), Unreachable::Defer) => State::Deferred(Deferral { since, admitted: true }),
@@ -298,14 +361,15 @@ fn refusal(status: &FluxInstanceStatus) -> String {
 fn back(facts: &Facts<'_>, held: &FleetHeld, view: &View<'_>) -> State {
     let (status, bad) = (facts.status, held.digest.as_str());
     let admitted = status.admitted.as_ref();
-    let is_moved = admitted.map_or(facts.is_at(bad), |a| a.digest == bad);
+    // Who ran it before was not moved.
+    let is_moved = admitted.is_some_and(|a| a.digest == bad);
     if facts.instance.spec.suspend {
         return State::Suspended;
     }
-    if let Some(admitted) = admitted.filter(|a| a.rollback && a.digest != bad) {
-        let until = facts.until(admitted, view.rules);
+    if let Some(admitted) = admitted.filter(|a| a.rollback && a.digest != bad && a.at.0 >= held.at.0) {
+        let until = facts.until(admitted, view);
         return if facts.is_at(&admitted.digest) {
-            facts.settled(view.now)
+            facts.settled(Some(admitted), view, true)
         } else if let Some(failure) = facts.has_failed(&admitted.digest, admitted.at.0) {
             State::Failed(failure)
         } else if view.now < until {
@@ -316,15 +380,15 @@ fn back(facts: &Facts<'_>, held: &FleetHeld, view: &View<'_>) -> State {
             State::Failed(Failure::Late(view.rules.deadline))
         };
     }
-    if !is_moved {
-        return State::Excluded(Exclusion::Untouched);
-    }
+    // Whatever it is on its way to, it finishes.
     if let Some(admitted) = admitted {
-        let until = facts.until(admitted, view.rules);
-        let is_over = facts.is_at(bad) || facts.is_lost() || facts.has_failed(bad, admitted.at.0).is_some();
-        if !is_over && view.now < until {
+        let until = facts.until(admitted, view);
+        if !facts.is_over(admitted, until, view) {
             return State::Moving { until };
         }
+    }
+    if !is_moved {
+        return State::Excluded(Exclusion::Untouched);
     }
     match (way_back(facts.instance, bad), facts.reachable) {
         (None, _) => State::Failed(Failure::NoWayBack),

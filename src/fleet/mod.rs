@@ -5,12 +5,19 @@
 //! are done and the instants of soaks are in the fleet's status. Losing that status only makes it wait longer.
 
 mod admission;
+#[cfg(test)]
+mod answers;
 mod back;
 mod forward;
+#[cfg(test)]
+mod lint;
 mod member;
 mod policy;
+#[cfg(test)]
+mod properties;
 mod reason;
 mod report;
+pub mod simulate;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -43,6 +50,8 @@ pub struct Input<'a> {
     pub others: &'a [Other],
     /// Now.
     pub now: Timestamp,
+    /// Since when this process looks at the instances: time in which nobody does is nobody's delay.
+    pub since: Timestamp,
 }
 
 /// Another fleet of the same namespace.
@@ -94,8 +103,16 @@ pub fn plan<'a>(input: &Input<'a>) -> Result<FleetPlan<'a>, String> {
     // Stored times have whole seconds; what is decided must not depend on whether a time was stored yet.
     let now = Time(Timestamp::from_second(input.now.as_second()).unwrap_or(input.now));
     let status = target::begin(input.fleet, input.resolved, &now);
-    let mut draft =
-        Draft { fleet: input.fleet, rules: &rules, status, now: now.0, admissions: Vec::new(), wake: Vec::new() };
+    let since = Timestamp::from_second(input.since.as_second()).unwrap_or(input.since);
+    let mut draft = Draft {
+        fleet: input.fleet,
+        rules: &rules,
+        status,
+        now: now.0,
+        since,
+        admissions: Vec::new(),
+        wake: Vec::new(),
+    };
     draft.stages();
     let Some(target) = draft.status.target.clone() else {
         return Ok(draft.finish(Vec::new()));
@@ -122,6 +139,8 @@ struct Draft<'a, 'r> {
     rules: &'r Rules,
     status: FluxFleetStatus,
     now: Timestamp,
+    /// Since when instances are looked at.
+    since: Timestamp,
     admissions: Vec<Move<'a>>,
     /// Instants at which something changes by itself.
     wake: Vec<Timestamp>,
@@ -144,9 +163,13 @@ impl<'a> Draft<'a, '_> {
             .collect();
     }
 
+    fn view<'v>(&self, rules: &'v StageRules) -> View<'v> {
+        let resumed = self.status.resumed.as_ref().map(|time| time.0);
+        View { rules, resumed, since: self.since, now: self.now }
+    }
+
     fn members(&self, input: &Input<'a>, aim: Aim<'_>) -> Vec<Member<'a>> {
         let nothing = BTreeMap::new();
-        let resumed = self.status.resumed.as_ref().map(|time| time.0);
         let mut versions = Versions::default();
         let mut members: Vec<Member<'a>> = input
             .instances
@@ -158,38 +181,50 @@ impl<'a> Draft<'a, '_> {
                 if !self.rules.selector.matches(labels) {
                     return None;
                 }
-                let stage = self.rules.stage_of(labels);
+                let place = self.rules.stage_of(labels);
                 let others = input.others.iter().filter(|other| other.selector.matches(labels));
                 let others: Vec<String> = others.map(|other| other.name.clone()).collect();
-                let state = match stage {
+                let state = match place {
                     _ if instance.spec.admission == Admission::Own => State::Ungoverned,
                     _ if !others.is_empty() => State::Conflict(others),
                     None => State::Unassigned,
-                    Some(stage) => {
-                        let rules = &self.rules.stages[stage];
-                        member::state(instance, aim, &View { rules, resumed, now: self.now }, &mut versions)
-                    }
+                    Some(place) => member::state(instance, aim, &self.view(&self.rules.stages[place]), &mut versions),
                 };
-                Some(Member { instance, name: instance.metadata.name.as_deref().unwrap_or_default(), stage, state })
+                Some(Member {
+                    instance,
+                    name: instance.metadata.name.as_deref().unwrap_or_default(),
+                    stage: place,
+                    state,
+                })
             })
             .collect();
         members.sort_unstable_by_key(|member| member.name);
         members
     }
 
-    /// Admits one, which is on its way from now on.
-    fn admit(&mut self, member: &mut Member<'a>, to: &Pinned, rollback: bool) {
-        // Later than the word that let it be tried again, else it would look like the try before.
-        let resumed =
-            self.status.resumed.as_ref().and_then(|time| time.0.checked_add(SignedDuration::from_secs(1)).ok());
-        let at = resumed.map_or(self.now, |resumed| resumed.max(self.now));
-        let deadline = member.stage.map_or(SignedDuration::ZERO, |stage| self.rules.stages[stage].deadline);
-        let until = at.checked_add(deadline).unwrap_or(Timestamp::MAX);
+    /// Admits one. Whether it is on its way from now on; else it is there already.
+    fn admit(&mut self, member: &mut Member<'a>, to: &Pinned, rollback: bool) -> bool {
+        let at = self.instant(member);
         let by = self.fleet.metadata.name.clone().unwrap_or_default();
         let (version, digest) = (to.version.clone(), to.digest.clone());
         let admitted = Admitted { version, digest, by, at: Time(at), rollback };
+        if let Some(stage) = member.stage {
+            member.state = member::admitted(member.instance, &admitted, &self.view(&self.rules.stages[stage]));
+        }
         self.admissions.push(Move { instance: member.instance, admitted });
-        member.state = State::Moving { until };
+        matches!(member.state, State::Moving { .. })
+    }
+
+    /// Now, but, whatever a clock says, later than what this admission is to be later than: the word that lets it be tried again, the try
+    /// before and how that ended; and not before what it follows from.
+    fn instant(&self, member: &Member<'a>) -> Timestamp {
+        let status = member.instance.status.as_ref();
+        let (before, held) = (status.and_then(|s| s.admitted.as_ref()), status.and_then(|s| s.held.as_ref()));
+        let after = [self.status.resumed.as_ref(), before.map(|a| &a.at), held.map(|h| &h.at)];
+        let after =
+            after.into_iter().flatten().filter_map(|time| time.0.checked_add(SignedDuration::from_secs(1)).ok());
+        let not_before = [self.status.target.as_ref().map(|t| &t.since), self.status.held.as_ref().map(|h| &h.at)];
+        after.chain(not_before.into_iter().flatten().map(|time| time.0)).fold(self.now, Timestamp::max)
     }
 
     fn finish(mut self, members: Vec<Member<'a>>) -> FleetPlan<'a> {
@@ -199,7 +234,7 @@ impl<'a> Draft<'a, '_> {
             }
         }
         report::report(&mut self, &members);
-        let next = self.wake.iter().filter(|at| **at > self.now).min();
+        let next = self.wake.iter().filter(|at| **at > self.now && **at < Timestamp::MAX).min();
         let recheck = next.map(|at| at.duration_since(self.now));
         FleetPlan { admissions: self.admissions, status: self.status, recheck, members }
     }

@@ -78,7 +78,9 @@ impl StageRules {
         let signed = |field: &str, duration: Result<std::time::Duration, _>| {
             let duration =
                 duration.map_err(|error: crate::api::ParseDurationError| format!("{place}.{field}: {error}"))?;
-            SignedDuration::try_from(duration).map_err(|error| format!("{place}.{field}: {error}"))
+            let duration = SignedDuration::try_from(duration).map_err(|error| format!("{place}.{field}: {error}"))?;
+            // Stored instants have whole seconds.
+            Ok::<_, String>(SignedDuration::from_secs(duration.as_secs() + i64::from(duration.subsec_nanos() > 0)))
         };
         let deadline = stage.progress_deadline.as_ref().unwrap_or(&defaults.progress_deadline);
         Ok(Self {

@@ -19,10 +19,19 @@ pub enum Failure {
     Late(SignedDuration),
     /// Its time is over, and it cannot be reached.
     Unreachable(Timestamp),
-    /// It was done, and then unhealthy for longer than its `spec.timeout`.
+    /// It was moved and done, and then unhealthy for longer than its `spec.timeout`.
     Regressed(String),
+    /// It is unhealthy, but was not moved by this rollout, or somebody said to go on all the same: it spends nothing.
+    Unhealthy(String),
     /// There is no good bundle it could go back to.
     NoWayBack,
+}
+
+impl Failure {
+    /// Whether it spends the failure budget.
+    pub fn spends(&self) -> bool {
+        !matches!(self, Self::Unhealthy(_))
+    }
 }
 
 /// Why a cluster is left for later.
@@ -54,6 +63,8 @@ pub enum Waiting {
     Preflight(usize),
     /// So many clusters of its stage are refused by their preflight, more than may fail.
     PreflightFailed(usize),
+    /// So many clusters that came late to their stage have failed, more than may.
+    OverBudget(usize),
     /// A word for its stage.
     Approval,
     /// The window of its stage.
@@ -82,6 +93,7 @@ impl fmt::Display for Failure {
             Self::Late(deadline) => write!(f, "is not done {deadline:#} after its admission"),
             Self::Unreachable(since) => write!(f, "was admitted and cannot be reached since {since}"),
             Self::Regressed(why) => write!(f, "was done, and is unhealthy: {why}"),
+            Self::Unhealthy(why) => write!(f, "runs the target, and is unhealthy: {why}"),
             Self::NoWayBack => f.write_str("has no good bundle in its history to go back to"),
         }
     }
@@ -108,6 +120,9 @@ impl fmt::Display for Waiting {
             Self::Preflight(count) => write!(f, "waits until {count} of its stage have been looked at"),
             Self::PreflightFailed(count) => {
                 write!(f, "waits since the preflight refuses {count} of its stage, more than maxFailures")
+            }
+            Self::OverBudget(count) => {
+                write!(f, "waits since {count} of its stage have failed, more than maxFailures")
             }
             Self::Approval => f.write_str("waits for an approval of its stage"),
             Self::StageWindow(opens) => write!(f, "waits for the window of its stage: {}", opening(*opens)),
@@ -168,6 +183,7 @@ impl fmt::Display for State {
             Self::Wavering { until } => {
                 write!(f, "was done, is unhealthy, and counts as failed if it still is at {until}")
             }
+            Self::Moving { until } if *until == Timestamp::MAX => f.write_str("is on its way"),
             Self::Moving { until } => write!(f, "is on its way, with time until {until}"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Deferred(Deferral { since, admitted: false }) => {

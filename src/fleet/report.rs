@@ -73,9 +73,12 @@ fn not_ready(member: &Member<'_>, status: &FluxFleetStatus) -> NotReady {
     }
 }
 
+/// Severity, rule, object and message: what makes findings of several clusters one.
+type Same<'f> = (&'f str, &'f str, Option<&'f str>, &'f str);
+
 /// What the preflights for the target found, the same on several clusters said once, what is most severe and most frequent first.
 fn findings<'m>(members: impl Iterator<Item = &'m Member<'m>>, target: Option<&str>) -> Vec<StageFinding> {
-    let mut found: BTreeMap<(&str, &str, Option<&str>, &str), (i64, &str, &PreflightFinding)> = BTreeMap::new();
+    let mut found: BTreeMap<Same<'_>, (i64, &str, &PreflightFinding)> = BTreeMap::new();
     for member in members.filter(|m| !matches!(m.state, State::Done { .. })) {
         let preflight = member.instance.status.as_ref().and_then(|s| s.preflight.as_ref());
         let Some(preflight) = preflight.filter(|p| Some(p.digest.as_str()) == target) else { continue };

@@ -97,8 +97,9 @@ pub(super) fn hold(
 
 /// Goes on with the target: what has failed before does not count any more, and is tried again.
 fn release(status: &mut FluxFleetStatus, now: &Time) {
-    status.held = None;
-    status.resumed = Some(now.clone());
+    // Not before what it is to be after, should a clock have been put back.
+    let held = status.held.take().map(|held| held.at);
+    status.resumed = held.into_iter().chain([now.clone()]).max_by_key(|time| time.0);
     if let Some(entry) = status.history.first_mut() {
         entry.outcome = FleetOutcome::Progressing;
         entry.finished = None;

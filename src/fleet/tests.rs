@@ -15,12 +15,13 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn fleet(stages: serde_json::Value) -> FluxFleet {
-    serde_json::from_value(json!({
+    let mut fleet = json!({
         "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet",
         "metadata": {"name": "prod", "namespace": "n", "generation": 1},
-        "spec": {"selector": {}, "distribution": {"version": "2.x"}, "stages": stages},
-    }))
-    .unwrap()
+        "spec": {"selector": {}, "distribution": {"version": "2.x"}},
+    });
+    fleet["spec"]["stages"] = stages;
+    serde_json::from_value(fleet).unwrap()
 }
 
 fn revision(version: &str, digest: &str) -> Revision {
@@ -37,6 +38,7 @@ fn instance(name: &str, ring: &str) -> FluxInstance {
     .unwrap();
     let mut status = FluxInstanceStatus {
         observed_digest: Some(OLD.into()),
+        attempted: Some(revision("2.8.8", OLD)),
         applied: Some(revision("2.8.8", OLD)),
         last_good: Some(revision("2.8.8", OLD)),
         preflight: Some(PreflightStatus {
@@ -57,6 +59,7 @@ fn instance(name: &str, ring: &str) -> FluxInstance {
 fn done(instance: &mut FluxInstance) {
     let status = instance.status.as_mut().unwrap();
     status.observed_digest = Some(NEW.into());
+    status.attempted = Some(revision("2.9.4", NEW));
     status.applied = Some(revision("2.9.4", NEW));
     status.last_good = Some(revision("2.9.4", NEW));
 }
@@ -65,17 +68,22 @@ fn back(instance: &mut FluxInstance) {
     let status = instance.status.as_mut().unwrap();
     assert!(status.admitted.as_ref().is_some_and(|a| a.rollback && a.digest == OLD), "{status:?}");
     status.observed_digest = Some(OLD.into());
+    status.attempted = Some(revision("2.8.8", OLD));
     status.applied = Some(revision("2.8.8", OLD));
     status.last_good = Some(revision("2.8.8", OLD));
 }
 
 /// Plans, checks that planning again changes nothing, writes what was planned, and returns who was admitted.
 fn step(fleet: &mut FluxFleet, instances: &mut [FluxInstance], now: Timestamp) -> Vec<String> {
-    let target = Pinned { version: "2.9.4".into(), digest: NEW.into() };
+    step_to(&Pinned { version: "2.9.4".into(), digest: NEW.into() }, fleet, instances, now)
+}
+
+fn step_to(target: &Pinned, fleet: &mut FluxFleet, instances: &mut [FluxInstance], now: Timestamp) -> Vec<String> {
     let made = |fleet: &FluxFleet, instances: &[FluxInstance]| {
         let instances: Vec<&FluxInstance> = instances.iter().collect();
-        let input = Input { fleet, resolved: Some(&target), instances: &instances, others: &[], now };
+        let input = Input { fleet, resolved: Some(target), instances: &instances, others: &[], now, since: at(0) };
         let plan = plan(&input).unwrap();
+        lint::check(&input, &plan);
         let moves: Vec<(String, Admitted)> =
             plan.admissions.iter().map(|m| (m.instance.metadata.name.clone().unwrap(), m.admitted.clone())).collect();
         (moves, plan.status)

@@ -99,9 +99,11 @@ pub fn revision(status: &FluxInstanceStatus, digest: Option<&str>) -> Result<Rev
     })
 }
 
-/// Chooses; a hold ends when the bundle or the spec is another one.
+/// Chooses; a hold ends when the bundle or the spec is another one, or when a fleet has admitted the bundle anew since.
 pub fn goal(status: &mut FluxInstanceStatus, digest: &str, generation: Option<i64>) -> Goal {
-    status.held = status.held.take().filter(|h| h.digest == digest && Some(h.generation) == generation);
+    let again = status.admitted.as_ref().filter(|admitted| admitted.digest == digest).map(|admitted| admitted.at.0);
+    let is_standing = |h: &Held| h.digest == digest && Some(h.generation) == generation && again <= Some(h.at.0);
+    status.held = status.held.take().filter(is_standing);
     match &status.held {
         None => Goal::Target,
         Some(Held { back: Some(revision), .. }) => Goal::Back(revision.clone()),
@@ -186,6 +188,14 @@ mod tests {
         });
         for (digest, generation, expected) in [("b", 3, Goal::Stay), ("b", 4, Goal::Target), ("c", 3, Goal::Target)] {
             assert_eq!(goal(&mut held.clone(), digest, Some(generation)), expected, "{digest} {generation}");
+        }
+        // A fleet's word counts when it is newer.
+        for (second, expected) in [(8, Goal::Stay), (9, Goal::Stay), (10, Goal::Target)] {
+            let at = Time(Timestamp::from_second(second).unwrap());
+            let (version, digest, by) = ("2.0.0".to_owned(), "b".to_owned(), "prod".to_owned());
+            let admitted = Some(crate::api::Admitted { version, digest, by, at, rollback: false });
+            let mut status = FluxInstanceStatus { admitted, ..held.clone() };
+            assert_eq!(goal(&mut status, "b", Some(3)), expected, "{second}");
         }
         let retried = heed(&held, &words(&[(RETRY, "now")]), Some(3), &now()).status;
         assert_eq!(goal(&mut retried.clone(), "b", Some(3)), Goal::Target);

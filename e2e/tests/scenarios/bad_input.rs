@@ -40,6 +40,85 @@ fn set(spec: &Value, pointer: &str, value: Value) -> Value {
     spec
 }
 
+/// The same of fleets; what only the operator can know, time zones and crontabs, it says in the status, and moves nothing.
+#[test]
+fn fleets_that_fit_nothing_are_refused_by_field() {
+    let tenant = Tenant::new(shared_hub(), "bad-fleets");
+    let collection = format!("/apis/headwater.dev/v1alpha1/namespaces/{}/fluxfleets", tenant.namespace);
+    let good = json!({
+        "selector": {}, "distribution": {"version": NEW},
+        "stages": [{"name": "canary", "selector": {"matchLabels": {"ring": "canary"}}}, {"name": "rest"}],
+    });
+    let attempt = |spec: &Value| {
+        let fleet = json!({
+            "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet",
+            "metadata": {"name": "bad", "namespace": tenant.namespace}, "spec": spec,
+        });
+        let path = format!("{collection}?fieldValidation=Strict");
+        match tenant.hub.request("POST", &path, Some(("application/json", &fleet))) {
+            Ok(_) => {
+                tenant.hub.delete(&format!("{collection}/bad"));
+                "accepted".to_owned()
+            }
+            Err((_, text)) => text,
+        }
+    };
+    let stage = |field: &str, value: Value| set(&good, &format!("/stages/0/{field}"), value);
+    let window = |field: &str, value: Value| {
+        let window = json!({"cron": "0 22 * * 1-4", "duration": "6h", "timeZone": "Europe/London"});
+        stage("windows", json!([set(&window, &format!("/{field}"), value)]))
+    };
+    let share = "must be a number of clusters, 1 or more, or percent of the stage from 1% to 100%, without blanks; to hold a fleet, set spec.suspend";
+    let failures = "must be a number of clusters, 0 or more, or percent of the stage from 0% to 100%, without blanks";
+    let cases = [
+        (good.clone(), "accepted"),
+        (stage("concurrency", json!(5)), "accepted"),
+        (stage("concurrency", json!("25%")), "accepted"),
+        (stage("concurrency", json!(0)), share),
+        (stage("concurrency", json!("0%")), share),
+        (stage("concurrency", json!("150%")), share),
+        (stage("concurrency", json!("5 %")), share),
+        (stage("concurrency", json!("5")), share),
+        (stage("maxFailures", json!(0)), "accepted"),
+        (stage("maxFailures", json!("100%")), "accepted"),
+        (stage("maxFailures", json!(-1)), failures),
+        (stage("maxFailures", json!("1.5%")), failures),
+        (stage("soak", json!("-1h")), "must be a duration such as 0s, between 0s and 2160h"),
+        (stage("progressDeadline", json!("5s")), "must be a duration such as 10m, between 10s and 168h"),
+        (stage("approval", json!("Yes")), "supported values: \"Automatic\", \"Required\""),
+        (stage("name", json!("Canary")), "must be a name such as canary (lower case letters, digits and dashes)"),
+        (stage("name", json!("rest")), "each stage needs a name of its own"),
+        (stage("selector", Value::Null), "only the last stage can be one"),
+        (set(&good, "/stages", json!([])), "spec.stages"),
+        (window("duration", json!("6h")), "accepted"),
+        (window("duration", json!("30s")), "must be a duration such as 1h, between 1m and 168h"),
+        (
+            set(&good, "/distribution/registry", json!("mirror.example")),
+            "set them on the FluxInstances, not on the FluxFleet",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let answer = attempt(&spec);
+        assert!(answer.contains(expected), "{expected}: {answer}\n{spec}");
+    }
+
+    let fleet = |spec: Value| json!({"apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet", "metadata": {"name": "odd"}, "spec": spec});
+    tenant.hub.create(&collection, &fleet(window("timeZone", json!("Mars/Base"))));
+    let path = format!("{collection}/odd");
+    let says = |text: &str| {
+        eventually(text, SOON, || {
+            let status = tenant.hub.must_get(&path)["status"].clone();
+            let message = status["message"].as_str().unwrap_or_default();
+            if message.contains(text) { Ok(status.clone()) } else { Err(status.to_string()) }
+        })
+    };
+    let status = says("spec.stages[0].windows[0].timeZone: \"Mars/Base\" is not a name of the IANA time zone database");
+    let stalled = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Stalled").unwrap();
+    assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("InvalidSpec")));
+    tenant.hub.merge(&path, &json!({"spec": good}));
+    says("0 of 0 on");
+}
+
 /// What the API server refuses by the rules of the CRD, before anything is stored.
 #[test]
 fn admission_says_what_is_allowed() {

@@ -91,7 +91,7 @@ fn advice(state: &State, cluster: &str, fleet: &str) -> Option<String> {
         State::Done { reachable: false } | State::Deferred(_) => format!(
             "bring its API server or its credentials back (`kubectl describe fluxinstance {cluster}` says what is wrong); nothing waits for it meanwhile"
         ),
-        State::Wavering { .. } | State::Failed(Failure::Regressed(_)) => {
+        State::Wavering { .. } | State::Failed(Failure::Regressed(_) | Failure::Unhealthy(_)) => {
             format!("look at its controllers: `kubectl describe fluxinstance {cluster}`")
         }
         State::Failed(Failure::Refused(_)) => {
@@ -130,7 +130,9 @@ fn waiting_for(waiting: Waiting, fleet: &str) -> Option<String> {
         Waiting::StageWindow(_) | Waiting::OwnWindow(_) => {
             Some(format!("wait, or `headwater fleet emergency {fleet}` if it cannot wait"))
         }
-        Waiting::Stopped => Some(format!("`headwater fleet status {fleet}` says why, and what goes on")),
+        Waiting::Stopped | Waiting::OverBudget(_) => {
+            Some(format!("`headwater fleet status {fleet}` says why, and what goes on"))
+        }
         Waiting::Suspended => Some(format!("`headwater fleet resume {fleet}`")),
     }
 }

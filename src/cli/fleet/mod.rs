@@ -4,6 +4,7 @@ mod estimate;
 mod explain;
 mod plan;
 mod preflight;
+mod simulate;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ pub(super) enum FleetCommand {
     History(status::HistoryArgs),
     /// Look at the clusters of a stage as each of them is looked at before it moves: nothing is written. Exits with 0 when nothing stops any of them, 1 when something does
     Preflight(preflight::PreflightArgs),
+    /// Play a rollout with made-up clusters: what would happen, and how long it would take. No cluster and no registry is asked
+    Simulate(simulate::SimulateArgs),
     /// Let the stages go that wait for an approval of the target
     Approve(words::TargetArgs),
     /// Let the target wait for no soak and no window; health, budgets and approvals are as ever
@@ -66,6 +69,7 @@ pub(super) async fn run(command: FleetCommand) -> anyhow::Result<ExitCode> {
         FleetCommand::Explain(args) => explain::run(args).await?,
         FleetCommand::History(args) => status::history(args).await?,
         FleetCommand::Preflight(args) => return Box::pin(preflight::run(args)).await,
+        FleetCommand::Simulate(args) => simulate::run(&args)?,
         FleetCommand::Approve(args) => words::approve(args).await?,
         FleetCommand::Emergency(args) => words::emergency(args).await?,
         FleetCommand::Pause(args) => words::pause(args).await?,

@@ -96,5 +96,12 @@ pub(super) fn instances() -> Vec<FluxInstance> {
 
 /// What is planned from at noon.
 pub(super) fn input<'a>(fleet: &'a FluxFleet, instances: &'a [&'a FluxInstance]) -> Input<'a> {
-    Input { fleet, resolved: None, instances, others: &[], now: at("2026-07-01T12:00:00Z") }
+    Input {
+        fleet,
+        resolved: None,
+        instances,
+        others: &[],
+        now: at("2026-07-01T12:00:00Z"),
+        since: Timestamp::UNIX_EPOCH,
+    }
 }

@@ -44,7 +44,9 @@ impl World {
         fleet: &'a FluxFleet,
         instances: &'a [&'a FluxInstance],
     ) -> anyhow::Result<FleetPlan<'a>> {
-        let input = Input { fleet, resolved: None, instances, others: &self.others, now: Timestamp::now() };
+        // Since when the operator looks is not known here: as if it always had.
+        let (now, since) = (Timestamp::now(), Timestamp::UNIX_EPOCH);
+        let input = Input { fleet, resolved: None, instances, others: &self.others, now, since };
         fleet::plan(&input).map_err(|error| anyhow!("the fleet cannot be planned: {error}"))
     }
 }

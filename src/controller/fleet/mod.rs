@@ -37,12 +37,14 @@ pub(super) struct FleetCtx {
     pub(super) ctx: Arc<Ctx>,
     /// All instances of the namespace, whoever looks after them.
     pub(super) instances: Store<Guarded>,
+    /// Since when this process leads: time in which nobody looked at the clusters is no delay of theirs.
+    since: Timestamp,
     memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
 }
 
 impl FleetCtx {
     pub(super) fn new(ctx: Arc<Ctx>, instances: Store<Guarded>) -> Self {
-        Self { ctx, instances, memories: std::sync::Mutex::default() }
+        Self { ctx, instances, since: Timestamp::now(), memories: std::sync::Mutex::default() }
     }
 
     fn memory(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
@@ -116,7 +118,14 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
     let others = others(ctx, &fleet);
     let now = Timestamp::now();
     let target = resolved.as_ref().ok();
-    let planned = plan(&Input { fleet: &fleet, resolved: target, instances: &instances, others: &others, now });
+    let planned = plan(&Input {
+        fleet: &fleet,
+        resolved: target,
+        instances: &instances,
+        others: &others,
+        now,
+        since: fleets.since,
+    });
     let (mut status, plan) = match planned {
         Ok(plan) => (plan.status.clone(), Some(plan)),
         Err(text) => (invalid(&fleet, &text, now), None),

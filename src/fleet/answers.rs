@@ -1,0 +1,581 @@
+//! Test code: may read files.
+//! One test for each question that a fleet has to have an answer to. Every plan in them is linted.
+
+use serde_json::json;
+
+use super::simulate::{Cluster, Fault};
+use super::*;
+use crate::api::{FleetOnFailure, FleetOutcome, Phase, RETRY, ROLLBACK, SKIP};
+
+/// A fleet and its clusters in a world where seconds are counted from the beginning.
+struct World {
+    fleet: FluxFleet,
+    clusters: Vec<Cluster>,
+    target: Pinned,
+    others: Vec<Other>,
+    second: i64,
+}
+
+fn pinned(version: &str) -> Pinned {
+    Pinned { version: version.to_owned(), digest: format!("sha256:{version}") }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn ring(name: &str) -> serde_json::Value {
+    json!({"matchLabels": {"ring": name}})
+}
+
+impl World {
+    /// Clusters are named after their rings: the rings of their labels with a number.
+    fn new(stages: serde_json::Value, rings: &[&str]) -> Self {
+        let mut fleet = json!({
+            "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet",
+            "metadata": {"name": "prod", "namespace": "n", "generation": 1},
+            "spec": {"selector": {}, "distribution": {"version": "2.x"}},
+        });
+        fleet["spec"]["stages"] = stages;
+        let fleet = serde_json::from_value(fleet).unwrap();
+        let mut world = Self { fleet, clusters: vec![], target: pinned("2.9.4"), others: vec![], second: 0 };
+        for ring in rings {
+            world.join(ring, Some("2.8.8"));
+        }
+        world
+    }
+
+    fn join(&mut self, ring: &str, running: Option<&str>) {
+        let name = format!("{ring}-{}", self.clusters.len());
+        let instance = serde_json::from_value(json!({
+            "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance",
+            "metadata": {"name": name, "namespace": "n", "uid": name, "generation": 1, "labels": {"ring": ring}},
+            "spec": {"distribution": {"version": "2.x"}, "admission": "Fleet"},
+        }))
+        .unwrap();
+        self.clusters.push(Cluster::new(instance, running.map(pinned).as_ref(), at(-1000)));
+    }
+
+    fn of(&mut self, name: &str) -> &mut Cluster {
+        self.clusters.iter_mut().find(|c| c.instance.metadata.name.as_deref() == Some(name)).unwrap()
+    }
+
+    fn edit(&mut self, name: &str, edit: impl FnOnce(&mut FluxInstance)) {
+        let instance = &mut self.of(name).instance;
+        edit(instance);
+        *instance.metadata.generation.as_mut().unwrap() += 1;
+    }
+
+    fn word(&mut self, word: &str, value: &str) {
+        self.fleet.metadata.annotations.get_or_insert_default().insert(word.to_owned(), value.to_owned());
+    }
+
+    /// Everybody looks, it is planned, and everybody looks again, until nothing more happens at this second. Who was admitted?
+    fn settle(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            self.look();
+            let admitted = self.plan();
+            let is_calm = admitted.is_empty() && !self.clusters.iter().any(|c| self.is_asked(c));
+            all.extend(admitted);
+            if is_calm {
+                break;
+            }
+        }
+        self.look();
+        all
+    }
+
+    fn is_asked(&self, cluster: &Cluster) -> bool {
+        let found = cluster.instance.status.as_ref().and_then(|s| s.preflight.as_ref());
+        asked(&cluster.instance, &self.fleet)
+            .is_some_and(|asked| found.is_none_or(|found| found.digest != asked.digest))
+            && !cluster.is_away
+            && !cluster.instance.spec.suspend
+    }
+
+    fn look(&mut self) {
+        for cluster in &mut self.clusters {
+            let asked = asked(&cluster.instance, &self.fleet);
+            cluster.pass(asked.as_ref(), None, at(self.second));
+        }
+    }
+
+    fn plan(&mut self) -> Vec<String> {
+        let (status, moves) = {
+            let instances: Vec<&FluxInstance> = self.clusters.iter().map(|c| &c.instance).collect();
+            let (fleet, now) = (&self.fleet, at(self.second));
+            let input = Input {
+                fleet,
+                resolved: Some(&self.target),
+                instances: &instances,
+                others: &self.others,
+                now,
+                since: at(0),
+            };
+            let plan = plan(&input).unwrap();
+            lint::check(&input, &plan);
+            let name = |made: &Move<'_>| made.instance.metadata.name.clone().unwrap();
+            let moves: Vec<_> = plan.admissions.iter().map(|made| (name(made), made.admitted.clone())).collect();
+            (plan.status, moves)
+        };
+        self.fleet.status = Some(status);
+        let names = moves.iter().map(|(name, admitted)| format!("{name}={}", admitted.version)).collect();
+        for (name, admitted) in moves {
+            self.of(&name).admit(admitted);
+        }
+        names
+    }
+
+    fn pass(&mut self, seconds: i64) -> Vec<String> {
+        self.second += seconds;
+        self.settle()
+    }
+
+    fn succeed(&mut self, names: &[&str]) -> Vec<String> {
+        let now = at(self.second);
+        for name in names {
+            self.of(name).succeed(now);
+        }
+        self.settle()
+    }
+
+    fn fail(&mut self, name: &str) -> Vec<String> {
+        let now = at(self.second);
+        self.of(name).fail(Fault::Back, now);
+        self.settle()
+    }
+
+    fn away(&mut self, name: &str, is_away: bool) -> Vec<String> {
+        self.of(name).is_away = is_away;
+        self.settle()
+    }
+
+    fn status(&self) -> &FluxFleetStatus {
+        self.fleet.status.as_ref().unwrap()
+    }
+
+    fn phase(&self) -> Phase {
+        self.status().phase.unwrap()
+    }
+
+    /// `State: reason` of a cluster that is not done.
+    fn reason(&self, name: &str) -> String {
+        let found = self.status().not_ready.iter().find(|n| n.name == name);
+        found.map_or_else(|| "Done".to_owned(), |n| format!("{}: {}", n.state, n.reason))
+    }
+}
+
+fn one_stage(stage: serde_json::Value, rings: &[&str]) -> World {
+    let mut named = stage;
+    named["name"] = "all".into();
+    World::new(json!([named]), rings)
+}
+
+const NOBODY: [&str; 0] = [];
+
+#[test]
+fn of_two_stages_the_first_that_selects_a_cluster_takes_it() {
+    let stages = json!([{"name": "one", "selector": ring("a")}, {"name": "two", "selector": ring("a")}]);
+    let mut world = World::new(stages, &["a"]);
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+    let totals: Vec<i64> = world.status().stages.iter().map(|stage| stage.counts.total).collect();
+    assert_eq!(totals, [1, 0]);
+}
+
+#[test]
+fn a_cluster_in_no_stage_is_held_and_counted_and_the_rest_goes_on() {
+    let mut world = World::new(json!([{"name": "one", "selector": ring("a")}]), &["a", "b"]);
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+    assert_eq!((world.status().counts.unassigned, world.reason("b-1").as_str()), (1, "Unassigned: is in no stage"));
+}
+
+#[test]
+fn a_cluster_of_two_fleets_is_moved_by_neither() {
+    let mut world = one_stage(json!({}), &["a", "b"]);
+    let selector = serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>(ring("a"));
+    world.others.push(Other { name: "other".to_owned(), selector: selector.unwrap().try_into().unwrap() });
+    assert_eq!(world.settle(), ["b-1=2.9.4"]);
+    assert_eq!(world.status().counts.conflicts, 1);
+    assert!(world.reason("a-0").contains("selected by other too"), "{}", world.reason("a-0"));
+}
+
+#[test]
+fn a_cluster_whose_range_excludes_the_target_is_left_out_and_takes_no_place() {
+    let mut world = one_stage(json!({"concurrency": 1}), &["a", "a"]);
+    world.edit("a-0", |instance| instance.spec.distribution.version = "2.8.x".to_owned());
+    assert_eq!(world.settle(), ["a-1=2.9.4"]);
+    world.succeed(&["a-1"]);
+    assert_eq!((world.phase(), world.status().counts.left_out, world.status().counts.failed), (Phase::Complete, 1, 0));
+}
+
+#[test]
+fn a_cluster_with_a_self_admission_is_reported_and_left_alone() {
+    let mut world = one_stage(json!({}), &["a", "a"]);
+    world.edit("a-0", |instance| instance.spec.admission = Admission::Own);
+    assert_eq!(world.settle(), ["a-1=2.9.4"]);
+    assert_eq!(world.status().counts.ungoverned, 1);
+}
+
+/// An update, not a first installation: what was said of the old bundle says nothing of the new one.
+#[test]
+fn old_words_of_health_do_not_count() {
+    let stages = json!([{"name": "one", "selector": ring("a")}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "b"]);
+    world.look();
+    let conditions = &world.of("a-0").instance.status.clone().unwrap().conditions;
+    let ready = crate::api::condition::find(conditions, "ControllersReady").unwrap();
+    assert_eq!(ready.status, "True");
+    // Admitted, and not looked at since.
+    world.plan();
+    world.look();
+    assert_eq!(world.plan(), ["a-0=2.9.4"]);
+    assert_eq!(world.plan(), NOBODY);
+    assert_eq!(world.status().counts.done, 0);
+    world.settle();
+    assert_eq!((world.status().counts.done, world.succeed(&["a-0"])), (0, vec!["b-1=2.9.4".to_owned()]));
+}
+
+#[test]
+fn a_cluster_that_is_suspended_while_it_moves_gives_its_place_to_another() {
+    let mut world = one_stage(json!({"concurrency": 1}), &["a", "a"]);
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+    world.edit("a-0", |instance| instance.spec.suspend = true);
+    assert_eq!(world.settle(), ["a-1=2.9.4"]);
+    world.succeed(&["a-1"]);
+    assert_eq!(world.phase(), Phase::Complete);
+    // A week later its time begins anew.
+    world.second += 7 * 86_400;
+    world.edit("a-0", |instance| instance.spec.suspend = false);
+    world.plan();
+    assert_eq!((world.phase(), world.status().counts.updating), (Phase::Updating, 1));
+    world.pass(599);
+    assert_eq!(world.status().counts.updating, 1);
+    world.succeed(&["a-0"]);
+    assert_eq!((world.phase(), world.status().counts.done), (Phase::Complete, 2));
+}
+
+#[test]
+fn an_unreachable_cluster_is_deferred_blocks_nobody_and_catches_up() {
+    let stages = json!([{"name": "one", "selector": ring("a")}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "a", "b"]);
+    world.of("a-0").is_away = true;
+    assert_eq!(world.settle(), ["a-1=2.9.4"]);
+    assert!(world.reason("a-0").starts_with("Deferred: is deferred"), "{}", world.reason("a-0"));
+    assert_eq!(world.succeed(&["a-1"]), ["b-2=2.9.4"]);
+    world.succeed(&["b-2"]);
+    assert_eq!((world.phase(), world.status().counts.deferred), (Phase::Complete, 1));
+    assert_eq!(world.away("a-0", false), ["a-0=2.9.4"]);
+}
+
+#[test]
+fn a_cluster_that_goes_away_after_its_admission_frees_its_place_and_counts_as_the_stage_says() {
+    for (unreachable, failed, deferred, phase) in [("Defer", 0, 1, Phase::Updating), ("Fail", 1, 0, Phase::Stopped)] {
+        let mut world = one_stage(json!({"concurrency": 1, "unreachable": unreachable}), &["a", "a"]);
+        assert_eq!(world.settle(), ["a-0=2.9.4"]);
+        assert_eq!(world.away("a-0", true), NOBODY, "it has its time");
+        let next = world.pass(600);
+        let counts = world.status().counts;
+        assert_eq!((counts.failed, counts.deferred, world.phase()), (failed, deferred, phase), "{unreachable}");
+        assert_eq!(next.is_empty(), failed == 1, "{unreachable} {next:?}");
+    }
+}
+
+#[test]
+fn a_stage_that_cannot_be_reached_at_all_lets_nobody_pass() {
+    let stages = json!([{"name": "one", "selector": ring("a")}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "a", "b"]);
+    world.of("a-0").is_away = true;
+    world.of("a-1").is_away = true;
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.pass(30 * 86_400), NOBODY);
+    assert_eq!(world.phase(), Phase::Blocked);
+    assert_eq!(world.away("a-1", false), ["a-1=2.9.4"]);
+}
+
+#[test]
+fn who_joins_installs_what_its_stage_is_through_with() {
+    let one = json!({"name": "one", "selector": ring("a"), "concurrency": 2});
+    let mut world = World::new(json!([one, {"name": "two", "approval": "Required"}]), &["a", "b"]);
+    world.fleet.spec.approved = Some("2.9.4".to_owned());
+    world.settle();
+    world.succeed(&["a-0"]);
+    world.succeed(&["b-1"]);
+    assert_eq!(world.phase(), Phase::Complete);
+    world.target = pinned("2.9.5");
+    assert_eq!(world.settle(), ["a-0=2.9.5"]);
+    world.join("b", None);
+    world.join("a", None);
+    // No jump over the canary; and not what is under way there, either.
+    let mut joined = world.settle();
+    joined.sort();
+    assert_eq!(joined, ["a-3=2.9.4", "b-2=2.9.4"]);
+    world.clusters.retain(|c| c.instance.metadata.name.as_deref() != Some("a-0"));
+    assert_eq!(world.settle(), NOBODY, "who left is not waited for, and who joined finishes first");
+    assert_eq!(world.succeed(&["a-3"]), ["a-3=2.9.5"]);
+}
+
+#[test]
+fn who_changes_stages_is_never_moved_to_something_older() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "a", "b"]);
+    world.settle();
+    world.pass(1);
+    world.succeed(&["a-0"]);
+    world.edit("a-0", |i| i.metadata.labels = Some([("ring".to_owned(), "b".to_owned())].into()));
+    world.pass(1);
+    assert_eq!((world.reason("a-0"), world.status().stages[1].counts.done), ("Done".to_owned(), 1));
+    assert!(world.reason("b-2").starts_with("Waiting: waits for the stages before"), "{}", world.reason("b-2"));
+}
+
+#[test]
+fn another_target_begins_with_the_first_stage_when_what_moves_has_finished_and_approvals_lapse() {
+    let stages =
+        json!([{"name": "one", "selector": ring("a")}, {"name": "two", "approval": "Required", "concurrency": 1}]);
+    let mut world = World::new(stages, &["a", "b", "b"]);
+    world.fleet.spec.approved = Some("2.9.4".to_owned());
+    world.settle();
+    assert_eq!(world.succeed(&["a-0"]), ["b-1=2.9.4"]);
+    world.target = pinned("2.9.5");
+    assert_eq!(world.settle(), ["a-0=2.9.5"]);
+    assert!(world.reason("b-1").starts_with("Updating"), "{}", world.reason("b-1"));
+    world.succeed(&["b-1"]);
+    assert_eq!(world.succeed(&["a-0"]), NOBODY);
+    assert_eq!(world.phase(), Phase::AwaitingApproval);
+    assert_eq!(world.status().history[1].outcome, FleetOutcome::Superseded);
+    world.fleet.spec.approved = Some("sha256:2.9.5".to_owned());
+    assert_eq!(world.settle(), ["b-1=2.9.5"]);
+}
+
+#[test]
+fn a_version_is_approved_for_the_bytes_it_had() {
+    let mut world = one_stage(json!({"approval": "Required"}), &["a"]);
+    world.fleet.spec.approved = Some("2.9.4".to_owned());
+    world.fleet.spec.suspend = true;
+    world.settle();
+    world.target.digest = "sha256:moved".to_owned();
+    world.fleet.spec.suspend = false;
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.phase(), Phase::AwaitingApproval);
+    world.fleet.spec.approved = Some("sha256:moved".to_owned());
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+}
+
+#[test]
+fn approval_is_asked_for_when_the_whole_stage_passes_its_preflight() {
+    let mut world = one_stage(json!({"approval": "Required"}), &["a", "a"]);
+    let now = at(0);
+    world.look();
+    world.plan();
+    let target = world.target.clone();
+    world.of("a-0").pass(Some(&target), None, now);
+    world.plan();
+    assert_eq!(world.phase(), Phase::Preflight);
+    world.of("a-1").pass(Some(&target), Some("a right is missing"), now);
+    world.plan();
+    assert_eq!(world.phase(), Phase::PreflightFailed);
+    assert_eq!(world.status().stages[0].findings[0].finding.message, "a right is missing");
+    world.of("a-1").pass(Some(&target), None, now);
+    world.plan();
+    assert_eq!(world.phase(), Phase::AwaitingApproval);
+}
+
+#[test]
+fn a_soak_is_neither_reset_by_who_falls_ill_nor_shortened_by_clocks_and_restarts() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h", "maxFailures": 1}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "a", "b"]);
+    world.fleet.spec.stages[0].concurrency = Some(crate::api::Concurrency(crate::api::Share::Number(2)));
+    world.settle();
+    world.pass(60);
+    world.succeed(&["a-0", "a-1"]);
+    assert_eq!(world.phase(), Phase::Soaking);
+    let now = at(world.second);
+    world.of("a-0").feel(false, now);
+    // Its time is five minutes; then it spends the budget of one, and the soak goes on.
+    assert_eq!(world.pass(300), NOBODY);
+    assert_eq!(world.status().counts.failed, 1);
+    world.second -= 100;
+    world.settle();
+    world.second += 100;
+    assert_eq!(world.pass(3299), NOBODY);
+    assert_eq!(world.pass(1), ["b-2=2.9.4"]);
+}
+
+#[test]
+fn too_many_that_fall_ill_in_a_soak_stop_the_fleet() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "b"]);
+    world.settle();
+    world.succeed(&["a-0"]);
+    let now = at(world.second);
+    world.of("a-0").feel(false, now);
+    assert_eq!(world.pass(300), NOBODY);
+    assert_eq!(world.phase(), Phase::Stopped);
+}
+
+#[test]
+fn an_emergency_waits_for_no_soak_and_no_window_but_for_approvals() {
+    let window = json!([{"cron": "0 0 1 1 *", "duration": "1h"}]);
+    let stages = json!([
+        {"name": "one", "selector": ring("a"), "soak": "24h"},
+        {"name": "two", "selector": ring("b"), "windows": window},
+        {"name": "three", "approval": "Required"},
+    ]);
+    let mut world = World::new(stages, &["a", "b", "c"]);
+    world.settle();
+    assert_eq!(world.succeed(&["a-0"]), NOBODY);
+    world.fleet.spec.emergency = Some("2.9.3".to_owned());
+    assert_eq!(world.settle(), NOBODY, "that is about something else");
+    world.fleet.spec.emergency = Some("2.9.4".to_owned());
+    assert_eq!(world.settle(), ["b-1=2.9.4"]);
+    assert_eq!(world.succeed(&["b-1"]), NOBODY);
+    assert_eq!(world.phase(), Phase::AwaitingApproval);
+}
+
+#[test]
+fn who_failed_at_an_older_target_moves_on_with_the_next_one() {
+    let mut world = one_stage(json!({"maxFailures": 1}), &["a", "a"]);
+    world.settle();
+    assert_eq!(world.fail("a-0"), ["a-1=2.9.4"]);
+    world.succeed(&["a-1"]);
+    world.target = pinned("2.9.5");
+    assert_eq!(world.settle(), ["a-0=2.9.5"]);
+}
+
+#[test]
+fn over_budget_nobody_is_admitted_anywhere_and_what_moves_finishes() {
+    let mut world = one_stage(json!({"concurrency": 2, "maxFailures": 1}), &["a", "a", "a", "a", "a"]);
+    assert_eq!(world.settle(), ["a-0=2.9.4", "a-1=2.9.4"]);
+    assert_eq!(world.fail("a-0"), ["a-2=2.9.4"]);
+    assert_eq!(world.fail("a-1"), NOBODY);
+    assert_eq!(world.phase(), Phase::Stopped);
+    assert_eq!(world.succeed(&["a-2"]), NOBODY);
+    assert_eq!((world.reason("a-2"), world.status().counts.done), ("Done".to_owned(), 1));
+    // A word goes on, and the failed are tried again.
+    world.second += 10;
+    world.word(RETRY, "1");
+    assert_eq!(world.settle(), ["a-0=2.9.4", "a-1=2.9.4"]);
+}
+
+#[test]
+fn a_rollback_takes_back_what_was_moved_and_holds_the_target_until_the_spec_changes() {
+    let mut world = one_stage(json!({"concurrency": 3}), &["a", "a", "a"]);
+    world.fleet.spec.on_failure = FleetOnFailure::Rollback;
+    assert_eq!(world.settle().len(), 3);
+    world.succeed(&["a-0"]);
+    assert_eq!(world.fail("a-1"), ["a-0=2.8.8", "a-1=2.8.8"]);
+    world.succeed(&["a-0"]);
+    assert_eq!(world.phase(), Phase::RollingBack);
+    // What is on its way ends first.
+    assert_eq!(world.succeed(&["a-2"]), ["a-2=2.8.8"]);
+    world.succeed(&["a-2"]);
+    assert_eq!(world.phase(), Phase::RolledBack);
+    assert_eq!(world.pass(30 * 86_400), NOBODY);
+    world.fleet.spec.defaults.progress_deadline = crate::api::ProgressDeadline("20m".to_owned());
+    world.second += 1;
+    assert!(!world.settle().is_empty(), "another spec is another try");
+}
+
+#[test]
+fn a_rollback_by_hand_is_not_promoted_again_by_itself_and_leaves_who_was_not_moved() {
+    let mut world = one_stage(json!({"concurrency": "100%"}), &["a", "a"]);
+    world.join("a", Some("2.9.4"));
+    world.settle();
+    world.succeed(&["a-0", "a-1"]);
+    assert_eq!((world.phase(), world.status().counts.done), (Phase::Complete, 3));
+    world.second += 60;
+    world.word(ROLLBACK, "1");
+    assert_eq!(world.settle(), ["a-0=2.8.8", "a-1=2.8.8"]);
+    world.succeed(&["a-0", "a-1"]);
+    assert_eq!(world.phase(), Phase::RolledBack);
+    assert_eq!(world.status().history[0].outcome, FleetOutcome::RolledBack);
+    assert_eq!(world.pass(365 * 86_400), NOBODY);
+    assert!(world.reason("a-2").starts_with("Excluded: was not moved"), "{}", world.reason("a-2"));
+}
+
+#[test]
+fn windows_of_stage_and_owner_have_both_to_be_open_and_who_was_admitted_finishes() {
+    // Second 0 is 08:00 UTC.
+    let mut world = one_stage(json!({"windows": [{"cron": "0 9 * * *", "duration": "2h"}]}), &["a"]);
+    let own = json!([{"cron": "0 10 * * *", "duration": "4h"}]);
+    world.edit("a-0", |instance| instance.spec.upgrade.windows = serde_json::from_value(own).unwrap());
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.phase(), Phase::AwaitingWindow);
+    assert_eq!(world.pass(3600), NOBODY);
+    assert!(world.reason("a-0").starts_with("Waiting: waits for its own window"), "{}", world.reason("a-0"));
+    assert_eq!(world.pass(3600), ["a-0=2.9.4"]);
+    assert_eq!(world.pass(7 * 86_400), NOBODY);
+}
+
+#[test]
+fn who_skips_the_target_is_left_out_even_when_it_failed() {
+    let mut world = one_stage(json!({}), &["a", "a"]);
+    world.edit("a-0", |i| i.metadata.annotations = Some([(SKIP.to_owned(), "2.9.4".to_owned())].into()));
+    assert_eq!(world.settle(), ["a-1=2.9.4"]);
+    assert_eq!(world.reason("a-0"), "Skipped: skips this target (headwater.dev/skip)");
+    world.fail("a-1");
+    assert_eq!(world.phase(), Phase::Stopped);
+    world.of("a-1").instance.metadata.annotations = Some([(SKIP.to_owned(), "2.9.4".to_owned())].into());
+    world.settle();
+    assert_eq!((world.status().counts.failed, world.status().counts.left_out), (0, 2));
+}
+
+#[test]
+fn who_is_not_selected_or_on_its_way_out_is_neither_counted_nor_moved() {
+    let mut world = one_stage(json!({}), &["a", "b"]);
+    world.fleet.spec.selector = serde_json::from_value(ring("a")).unwrap();
+    let gone = Some(Time(at(0)));
+    world.edit("a-0", |instance| instance.metadata.deletion_timestamp = gone);
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.status().counts.total, 0);
+}
+
+#[test]
+fn who_was_never_looked_at_is_not_admitted_from_a_race() {
+    let mut world = one_stage(json!({}), &["a"]);
+    assert_eq!(world.plan(), NOBODY);
+    assert!(world.reason("a-0").starts_with("Unknown"), "{}", world.reason("a-0"));
+}
+
+#[test]
+fn an_empty_stage_is_passed_at_once() {
+    let stages =
+        json!([{"name": "none", "selector": ring("x"), "soak": "24h", "approval": "Required"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a"]);
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+    assert_eq!(world.status().stages[0].state, StageState::Empty);
+}
+
+#[test]
+fn two_hundred_clusters_do_not_fall_upon_one_registry() {
+    let mut world = one_stage(json!({"concurrency": "100%"}), &["a"; 200]);
+    assert_eq!(world.settle().len(), MAX_IN_FLIGHT);
+}
+
+#[test]
+fn a_hub_that_was_away_blames_nobody_for_it() {
+    let mut world = one_stage(json!({}), &["a"]);
+    world.settle();
+    world.second += 86_400;
+    let instances: Vec<&FluxInstance> = world.clusters.iter().map(|c| &c.instance).collect();
+    let now = at(world.second);
+    let input = Input { fleet: &world.fleet, resolved: None, instances: &instances, others: &[], now, since: now };
+    let planned = plan(&input).unwrap();
+    lint::check(&input, &planned);
+    assert_eq!((planned.status.phase, planned.status.counts.updating), (Some(Phase::Updating), 1));
+    let later = Input { now: now.checked_add(SignedDuration::from_mins(10)).unwrap(), ..input };
+    assert_eq!(plan(&later).unwrap().status.phase, Some(Phase::Stopped));
+}
+
+#[test]
+fn who_ran_the_target_before_is_no_reason_to_stop_or_to_go_back() {
+    let mut world = one_stage(json!({}), &["a"]);
+    world.fleet.spec.on_failure = FleetOnFailure::Rollback;
+    world.join("a", Some("2.9.4"));
+    let now = at(0);
+    world.look();
+    world.of("a-1").feel(false, now);
+    world.pass(3600);
+    world.succeed(&["a-0"]);
+    assert_eq!((world.phase(), world.status().counts.failed), (Phase::Complete, 1));
+}
