@@ -48,7 +48,7 @@ tools: build ## Build the test bed's tools that are not in the cache yet (API se
 	@$(BED) build
 
 .PHONY: demo
-demo: ## Install, take over, upgrade and roll back Flux on three real clusters on this machine, and show it; KEEP=1 leaves them running
+demo: ## Move a fleet of five real clusters on this machine in stages, with failures, and show it; KEEP=1 leaves them running
 	@KEEP=$(KEEP) CARGO=$(CARGO) e2e/demo.sh
 
 .PHONY: test
@@ -138,7 +138,7 @@ bench-fleet: release tools ## Measure with fleets of stand-ins, FLEET=100,1000 c
 	@HEADWATER_BIN=$(abspath $(TARGET))/release/headwater FLEET=$(or $(FLEET),100,1000) $(CARGO) bench -p headwater-e2e --bench fleet
 
 .PHONY: bed
-bed: build ## Start CLUSTERS=3 clusters of KIND=full (or plain, flux) and a registry, and print their kubeconfigs
+bed: build ## Start CLUSTERS=3 clusters of KIND=full (or plain, light, flux) and a registry, and print their kubeconfigs
 	@$(BED) up --clusters $(CLUSTERS) --kind $(KIND) --registry
 
 .PHONY: bed-down

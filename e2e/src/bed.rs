@@ -33,7 +33,7 @@ pub struct State {
 /// One cluster of `bed up`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClusterState {
-    /// `plain`, `full` or `flux`.
+    /// `plain`, `light`, `full` or `flux`.
     pub kind: String,
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
@@ -41,6 +41,8 @@ pub struct ClusterState {
     pub server: String,
     /// Folder of its logs.
     pub logs: PathBuf,
+    /// Its API server.
+    pub api: u32,
     /// Its processes when it came up.
     pub pids: Vec<u32>,
 }
@@ -102,7 +104,7 @@ pub fn current() -> Result<Option<State>> {
 
 /// Starts everything and keeps it until the process is ended (`bed supervise`, started by `bed up`).
 /// It needs no signal handler: its children die with it by the kernel's doing.
-pub fn supervise(options: &Options, count: usize, registry: bool) -> Result<()> {
+pub fn supervise(clusters: &[Options], registry: bool) -> Result<()> {
     nix::unistd::setsid().context("setsid")?;
     let lock = lock_file()?;
     if lock.try_lock().is_err() {
@@ -111,7 +113,7 @@ pub fn supervise(options: &Options, count: usize, registry: bool) -> Result<()> 
     let dir = dirs::state()?;
     let _ = fs::remove_file(state_file()?);
     let registry = if registry { Some(Registry::start(&RegistryOptions::default())?) } else { None };
-    let clusters = Cluster::start_many(options, count)?;
+    let clusters = Cluster::start_all(clusters)?;
     let mut state = State {
         supervisor: std::process::id(),
         clusters: vec![],
@@ -127,6 +129,7 @@ pub fn supervise(options: &Options, count: usize, registry: bool) -> Result<()> 
             kubeconfig: file,
             server: cluster.server(),
             logs: cluster.dir().to_owned(),
+            api: cluster.api_pid().context("an API server has ended")?,
             pids: cluster.pids(),
         });
     }
@@ -140,7 +143,7 @@ pub fn supervise(options: &Options, count: usize, registry: bool) -> Result<()> 
 }
 
 /// Starts a supervisor in the background and waits until it is ready.
-pub fn up(kind: &str, count: usize, registry: bool) -> Result<State> {
+pub fn up(kinds: &str, count: usize, registry: bool) -> Result<State> {
     if current()?.is_some() {
         bail!("a bed is already up; `bed down` ends it");
     }
@@ -149,7 +152,7 @@ pub fn up(kind: &str, count: usize, registry: bool) -> Result<State> {
     let log_path = dir.join("supervisor.log");
     let log = File::create(&log_path)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["supervise", "--kind", kind, "--clusters", &count.to_string()]);
+    command.args(["supervise", "--kind", kinds, "--clusters", &count.to_string()]);
     if registry {
         command.arg("--registry");
     }
@@ -169,6 +172,16 @@ pub fn up(kind: &str, count: usize, registry: bool) -> Result<State> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Freezes the API server of a cluster, or lets it go on: it accepts connections and never answers.
+pub fn freeze(state: &State, cluster: usize, is_frozen: bool) -> Result<()> {
+    use nix::sys::signal::{Signal, kill};
+    let one = cluster.checked_sub(1).and_then(|i| state.clusters.get(i));
+    let Some(one) = one else { bail!("there is no cluster {cluster}, only {}", state.clusters.len()) };
+    let signal = if is_frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+    kill(nix::unistd::Pid::from_raw(i32::try_from(one.api)?), signal)
+        .with_context(|| format!("{signal} to {}", one.server))
 }
 
 /// Ends what `bed up` started, and waits until all of it is gone. Whether there was anything.
@@ -245,12 +258,35 @@ pub fn clusters_or_bed(options: &Options, count: usize) -> Result<Vec<Target>> {
     Ok(Cluster::start_many(options, count)?.into_iter().map(|c| Target::Bed(Box::new(c))).collect())
 }
 
-/// The kind that a word of the command line names.
-pub fn kind(word: &str) -> Result<Kind> {
+/// The kinds of `count` clusters that words such as `plain,flux,light` name; the last one is that of all that remain.
+pub fn kinds(words: &str, count: usize) -> Result<Vec<Kind>> {
+    let words: Vec<&str> = words.split(',').collect();
+    if words.len() > count {
+        bail!("{} kinds for {count} clusters: {}", words.len(), words.join(","));
+    }
+    let last = words.last().copied().unwrap_or_default();
+    words.iter().copied().chain(std::iter::repeat(last)).take(count).map(kind).collect()
+}
+
+fn kind(word: &str) -> Result<Kind> {
     match word {
         "plain" => Ok(Kind::Plain),
+        "light" => Ok(Kind::Light),
         "full" => Ok(Kind::Full),
         "flux" => Ok(Kind::Flux),
-        other => bail!("unknown kind {other}: plain, full or flux"),
+        other => bail!("unknown kind {other}: plain, light, full or flux"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_kind_is_that_of_all_that_remain() {
+        assert_eq!(kinds("plain,flux,light", 4).unwrap(), [Kind::Plain, Kind::Flux, Kind::Light, Kind::Light]);
+        assert_eq!(kinds("full", 2).unwrap(), [Kind::Full, Kind::Full]);
+        assert!(kinds("plain,flux", 1).unwrap_err().to_string().contains("2 kinds for 1 clusters"));
+        assert!(kinds("plain,", 2).unwrap_err().to_string().contains("plain, light, full or flux"));
     }
 }

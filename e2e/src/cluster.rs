@@ -29,6 +29,9 @@ pub enum Kind {
     /// etcd and kube-apiserver: objects, RBAC, tokens and audit, but nothing acts on them.
     #[default]
     Plain,
+    /// Plus one node in name only: Deployments become available at once, or fail as their image's name says, for instance
+    /// since it is `only-amd64` and the node's label `kubernetes.io/arch` is another. Nothing runs.
+    Light,
     /// Plus kube-controller-manager, kube-scheduler and kwok with one node: Deployments get
     /// ReplicaSets and Pods, and roll out or fail as their image's name says.
     Full,
@@ -117,11 +120,19 @@ fn make_signing_key(dir: &Path) -> Result<()> {
 /// What has to be built for a cluster of this kind.
 pub fn modules(kind: Kind) -> &'static [Module] {
     match kind {
-        Kind::Plain => &[Module::Kubernetes],
+        Kind::Plain | Kind::Light => &[Module::Kubernetes],
         Kind::Full => &[Module::Kubernetes, Module::Kwok],
         Kind::Flux => {
             &[Module::Kubernetes, Module::SourceController, Module::KustomizeController, Module::NotificationController]
         }
+    }
+}
+
+/// Whether kube-controller-manager runs.
+fn has_manager(kind: Kind) -> bool {
+    match kind {
+        Kind::Plain | Kind::Light => false,
+        Kind::Full | Kind::Flux => true,
     }
 }
 
@@ -161,11 +172,18 @@ impl Cluster {
         Err(failure.unwrap_or_else(|| anyhow::anyhow!("the cluster did not start")))
     }
 
-    /// Starts several at once.
+    /// Starts several of one kind at once.
     pub fn start_many(options: &Options, count: usize) -> Result<Vec<Self>> {
-        ensure(modules(options.kind))?;
+        Self::start_all(&vec![options.clone(); count])
+    }
+
+    /// Starts several at once, each as it is wanted.
+    pub fn start_all(options: &[Options]) -> Result<Vec<Self>> {
+        for one in options {
+            ensure(modules(one.kind))?;
+        }
         std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| Self::start(options))).collect();
+            let starts: Vec<_> = options.iter().map(|one| scope.spawn(|| Self::start(one))).collect();
             starts
                 .into_iter()
                 .map(|start| start.join().unwrap_or_else(|_| bail!("starting a cluster panicked")))
@@ -216,7 +234,7 @@ impl Cluster {
             Ok(file)
         };
         file_for(ADMIN, &admin)?;
-        if options.kind != Kind::Plain {
+        if has_manager(options.kind) {
             let port = ports::port()?;
             let file = file_for("bed:controller-manager", &of_manager)?;
             others.push(Process::spawn(&manager_launch(&tools, path, options.kind, &file, &port, &certificate)?)?);
@@ -227,6 +245,11 @@ impl Cluster {
         let mut kubelet = None;
         match options.kind {
             Kind::Plain => {}
+            Kind::Light => {
+                make_node(&client)?;
+                let api = Api::new(&server, &ca, &of_kubelet, Duration::from_secs(5))?;
+                kubelet = Some(Kubelet::start(api, &server, ca.clone(), tools.clone(), path)?);
+            }
             Kind::Full => {
                 let (port, kwok) = (ports::port()?, ports::port()?);
                 let file = file_for("bed:scheduler", &of_scheduler)?;
@@ -270,7 +293,7 @@ impl Cluster {
                 process.check()?;
             }
             let there = |path: &str| client.get(path).ok();
-            if kind == Kind::Plain {
+            if !has_manager(kind) {
                 return Ok(there("/api/v1/namespaces/default").map(|_| ()));
             }
             if there("/api/v1/namespaces/default/serviceaccounts/default").is_none() {
@@ -482,9 +505,14 @@ impl Cluster {
         self.dir.path().join("audit.log")
     }
 
+    /// Process id of its API server, unless that is stopped.
+    pub fn api_pid(&self) -> Option<u32> {
+        locked(&self.api).as_ref().map(Process::pid)
+    }
+
     /// Process ids of everything that runs for it now.
     pub fn pids(&self) -> Vec<u32> {
-        let api = locked(&self.api).as_ref().map(Process::pid);
+        let api = self.api_pid();
         let kubelet = self.kubelet.as_ref().map(Kubelet::pids).unwrap_or_default();
         api.into_iter().chain(self.others.iter().map(Process::pid)).chain(kubelet).collect()
     }
@@ -584,7 +612,7 @@ fn api_launch(tools: &Tools, dir: &Path, kind: Kind, port: &Port, etcd: &Port) -
     .to_vec();
     args.push(format!("--secure-port={}", port.number));
     args.push(format!("--etcd-servers=http://127.0.0.1:{}", etcd.number));
-    if kind == Kind::Plain {
+    if !has_manager(kind) {
         // Nobody makes the default ServiceAccount that this plugin asks of every pod.
         args.push("--disable-admission-plugins=ServiceAccount".into());
     }

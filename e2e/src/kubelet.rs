@@ -1,7 +1,8 @@
 //! A kubelet of processes, for [`Kind::Flux`](crate::Kind::Flux): Deployments whose image names a
 //! built Flux controller run as that program, with the Deployment's own arguments and environment
 //! and a token of their own ServiceAccount, so upstream's manifests and RBAC are what is tested.
-//! All other Deployments are reported as available at once, or fail as their image's name says.
+//! All other Deployments are reported as available at once, or fail as their image's name says. In [`Kind::Light`](crate::Kind::Light)
+//! there are no others.
 //!
 //! It acts on Deployments, not Pods: there are no Pods in such a cluster.
 
@@ -28,6 +29,8 @@ type Key = (String, String);
 const PERIOD: Duration = Duration::from_millis(250);
 /// Before a program that ended is started again.
 const BACK_OFF: Duration = Duration::from_secs(5);
+/// Label of a node.
+const ARCHITECTURE: &str = "kubernetes.io/arch";
 
 #[derive(Debug)]
 pub(crate) struct Kubelet {
@@ -80,6 +83,8 @@ struct Worker {
     tools: Tools,
     dir: PathBuf,
     shared: Arc<Shared>,
+    /// Of the node, as its label says.
+    architecture: String,
     pods: HashMap<Key, Pod>,
 }
 
@@ -98,6 +103,7 @@ impl Kubelet {
             tools,
             dir: dir.join("pods"),
             shared: shared.clone(),
+            architecture: String::new(),
             pods: HashMap::new(),
         };
         fs::create_dir_all(&worker.dir)?;
@@ -149,8 +155,11 @@ fn program(image: &str) -> &str {
     last.split(':').next().unwrap_or_default()
 }
 
-fn doomed(image: &str) -> bool {
-    ["pull-fails", "crash-loops", "never-ready"].iter().any(|word| image.contains(word))
+/// Whether an image never runs: as its name says, or since it is for one architecture and the node has another.
+fn doomed(image: &str, architecture: &str) -> bool {
+    let other =
+        image.split(['/', ':', '@']).find_map(|part| part.strip_prefix("only-")).is_some_and(|a| a != architecture);
+    other || ["pull-fails", "crash-loops", "never-ready"].iter().any(|word| image.contains(word))
 }
 
 /// `1Gi` in bytes, `1000m` in whole units.
@@ -169,6 +178,10 @@ fn quantity(text: &str) -> String {
 impl Worker {
     fn sync(&mut self) -> Result<()> {
         let list = self.api.get("/apis/apps/v1/deployments")?;
+        let nodes = self.api.get("/api/v1/nodes")?;
+        let node = nodes["items"].as_array().into_iter().flatten().next().unwrap_or(&Value::Null);
+        let architecture = node["metadata"]["labels"][ARCHITECTURE].as_str().unwrap_or("amd64");
+        self.architecture = architecture.to_owned();
         let mut seen = Vec::new();
         for deployment in list["items"].as_array().into_iter().flatten() {
             let key =
@@ -216,7 +229,7 @@ impl Worker {
         }
         let container = &template["spec"]["containers"][0];
         let image = text(container, "/image").to_owned();
-        let mut ready = !doomed(&image);
+        let mut ready = !doomed(&image, &self.architecture);
         if replicas == 0 {
             self.end(key);
         } else if ready && let Some(exe) = self.tools.find(program(&image)) {
@@ -410,6 +423,14 @@ mod tests {
         {
             assert_eq!(program(image), "source-controller");
         }
+    }
+
+    #[test]
+    fn images_fail_as_their_name_says() {
+        assert!(!doomed("ghcr.io/fluxcd/source-controller:v1.9.4", "arm64"));
+        assert!(doomed("registry.example/pull-fails/source-controller:v1.9.4", "amd64"));
+        assert!(doomed("registry.example/only-amd64/source-controller:v1.9.4@sha256:0", "arm64"));
+        assert!(!doomed("registry.example/only-amd64/source-controller:v1.9.4@sha256:0", "amd64"));
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use headwater_e2e::Options;
 use headwater_e2e::bed::{self, State};
 use headwater_e2e::cluster::modules;
 use headwater_e2e::fakes::{self, Fakes};
 use headwater_e2e::process::alive;
 use headwater_e2e::tools::{Module, ensure, tool};
-use headwater_e2e::{Kind, Options};
 
 /// Real API servers, Flux controllers and a registry as plain processes.
 #[derive(Parser)]
@@ -32,6 +32,16 @@ enum Action {
     Down,
     /// Tell what is up
     Status,
+    /// Freeze the API server of a cluster: it accepts connections and never answers
+    Freeze {
+        /// Number of the cluster, from 1
+        cluster: usize,
+    },
+    /// Let a frozen API server go on
+    Thaw {
+        /// Number of the cluster, from 1
+        cluster: usize,
+    },
     /// Print shell lines that put kubectl into PATH and name the clusters
     Env,
     /// Print the path of a tool such as `cosign`, building it if it is not in the cache yet
@@ -69,7 +79,7 @@ struct Up {
     /// How many clusters
     #[arg(long, default_value_t = 1)]
     clusters: usize,
-    /// `plain`, `full` or `flux`
+    /// `plain`, `light`, `full` or `flux`; with commas, one for each cluster, the last one for all that remain
     #[arg(long, default_value = "full")]
     kind: String,
     /// Start an OCI registry too
@@ -134,6 +144,10 @@ fn show(state: &State) -> Result<()> {
     print(&format!("kubectl:    {}", state.kubectl.display()))
 }
 
+fn running() -> Result<State> {
+    bed::current()?.context("nothing is up: `bed up` first")
+}
+
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Action::Build => {
@@ -146,7 +160,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Action::Up(up) => {
             // Built here, where progress is seen.
-            ensure(modules(bed::kind(&up.kind)?))?;
+            for kind in bed::kinds(&up.kind, up.clusters)? {
+                ensure(modules(kind))?;
+            }
             if up.registry {
                 ensure(&[Module::Registry])?;
             }
@@ -160,8 +176,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             };
             show(&state)?;
         }
+        Action::Freeze { cluster } => bed::freeze(&running()?, cluster, true)?,
+        Action::Thaw { cluster } => bed::freeze(&running()?, cluster, false)?,
         Action::Env => {
-            let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };
+            let state = running()?;
             let folder = state.kubectl.parent().unwrap_or(Path::new("/"));
             let files: Vec<String> = state.clusters.iter().map(|c| c.kubeconfig.display().to_string()).collect();
             print(&format!("export PATH='{}':\"$PATH\"", folder.display()))?;
@@ -176,7 +194,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Action::Exec { cluster, args } => {
             use std::os::unix::process::CommandExt as _;
-            let Some(state) = bed::current()? else { bail!("nothing is up: `bed up` first") };
+            let state = running()?;
             let Some(one) = cluster.checked_sub(1).and_then(|i| state.clusters.get(i)) else {
                 bail!("there is no cluster {cluster}");
             };
@@ -187,8 +205,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Action::Fakes(args) => play(&args)?,
         Action::Signatures { folder } => headwater_e2e::sigstore::write_fixtures(&folder)?,
         Action::Supervise(up) => {
-            let kind: Kind = bed::kind(&up.kind)?;
-            bed::supervise(&Options::new(kind), up.clusters, up.registry)?;
+            let clusters: Vec<Options> = bed::kinds(&up.kind, up.clusters)?.into_iter().map(Options::new).collect();
+            bed::supervise(&clusters, up.registry)?;
         }
     }
     Ok(ExitCode::SUCCESS)

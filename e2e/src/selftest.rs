@@ -154,6 +154,20 @@ fn deployments_roll_out_or_fail_on_full() {
 }
 
 #[test]
+fn images_for_another_architecture_fail_on_light() {
+    let cluster = Cluster::start(&Options::new(Kind::Light)).unwrap();
+    let apply = |name: &str, image: &str| {
+        cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &deployment(name, image)).unwrap();
+        cluster.kubectl(&["-n", "default", "rollout", "status", &format!("deploy/{name}"), "--timeout=5s"])
+    };
+    apply("fine", "registry.example/only-amd64/app:v1").unwrap();
+    apply("pull", "registry.example/pull-fails/app:v1").unwrap_err();
+    cluster.kubectl(&["label", "node", "bed", "kubernetes.io/arch=arm64", "--overwrite"]).unwrap();
+    apply("other", "registry.example/only-amd64/app:v1").unwrap_err();
+    apply("other", "registry.example/all/app:v1").unwrap();
+}
+
+#[test]
 fn namespaces_finish_and_secrets_get_tokens_on_full() {
     let cluster = shared(Kind::Full).unwrap();
     cluster.service_account("ending", "sa").unwrap();

@@ -143,7 +143,7 @@ impl Stage<'_, '_, '_> {
             self.say(StageState::Pending, None);
             return false;
         }
-        let is_stopped = matches!(gate, Err(Waiting::Stopped | Waiting::Suspended));
+        let is_stopped = matches!(gate, Err(Waiting::Stopped | Waiting::Suspended | Waiting::Unresolved));
         if after.selected == 0 {
             if is_stopped {
                 self.say(StageState::Empty, None);
@@ -164,6 +164,9 @@ impl Stage<'_, '_, '_> {
         let (status, rules) = (&self.draft.status, &self.draft.rules.stages[self.place]);
         if self.draft.fleet.spec.suspend {
             return Err(Waiting::Suspended);
+        }
+        if !self.draft.is_wanted {
+            return Err(Waiting::Unresolved);
         }
         if status.held.is_some() {
             return Err(Waiting::Stopped);

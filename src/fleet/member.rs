@@ -171,11 +171,7 @@ impl<'a> Facts<'a> {
         let is_good = is(&status.last_good) || !self.instance.spec.wait;
         // What was found in place, with a status that was lost, was never attempted by what is known.
         let is_last = status.attempted.is_none() || is(&status.attempted);
-        status.observed_digest.as_deref() == Some(digest)
-            && is_last
-            && is(&status.applied)
-            && is_good
-            && !is_under_way
+        status.observed_digest.as_deref() == Some(digest) && is_last && is(&status.applied) && is_good && !is_under_way
     }
 
     /// The digest failed there since it was admitted; what runs now is something else, or broken.

@@ -110,6 +110,7 @@ pub fn plan<'a>(input: &Input<'a>) -> Result<FleetPlan<'a>, String> {
         status,
         now: now.0,
         since,
+        is_wanted: input.resolved.is_some(),
         admissions: Vec::new(),
         wake: Vec::new(),
     };
@@ -117,6 +118,7 @@ pub fn plan<'a>(input: &Input<'a>) -> Result<FleetPlan<'a>, String> {
     let Some(target) = draft.status.target.clone() else {
         return Ok(draft.finish(Vec::new()));
     };
+    draft.is_wanted |= member::admits(&input.fleet.spec.distribution.version, &target.version, &target.digest);
     let is_back = |draft: &Draft<'_, '_>| draft.status.held.clone().filter(|held| held.rollback);
     let mut members = Vec::new();
     if is_back(&draft).is_none() {
@@ -141,6 +143,8 @@ struct Draft<'a, 'r> {
     now: Timestamp,
     /// Since when instances are looked at.
     since: Timestamp,
+    /// The recorded target is what the spec asks for, as far as is known.
+    is_wanted: bool,
     admissions: Vec<Move<'a>>,
     /// Instants at which something changes by itself.
     wake: Vec<Timestamp>,

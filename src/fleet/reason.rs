@@ -77,6 +77,8 @@ pub enum Waiting {
     Stopped,
     /// The fleet is suspended.
     Suspended,
+    /// The spec asks for another target, which has not been found yet.
+    Unresolved,
 }
 
 /// An opening, if one is in sight.
@@ -130,6 +132,9 @@ impl fmt::Display for Waiting {
             Self::Slot(limit) => write!(f, "waits for a place: {limit} at once"),
             Self::Stopped => f.write_str("waits since the fleet has stopped"),
             Self::Suspended => f.write_str("waits since the fleet is suspended"),
+            Self::Unresolved => {
+                f.write_str("waits until the target that the spec asks for is found (condition Resolved)")
+            }
         }
     }
 }

@@ -23,7 +23,9 @@ pub(super) fn begin(fleet: &FluxFleet, resolved: Option<&Pinned>, now: &Time) ->
     let Some(target) = status.target.clone() else { return status };
     status.approved = bind(status.approved.take(), fleet.spec.approved.as_ref(), &target);
     status.emergency = bind(status.emergency.take(), fleet.spec.emergency.as_ref(), &target);
-    if status.held.as_ref().is_some_and(|held| held.digest != target.digest || held.spec != essence(&fleet.spec)) {
+    // A spec whose target is not known yet, since its bundle is not there or not signed, is no word for the one that is held.
+    let is_another = |held: &FleetHeld| held.digest != target.digest || held.spec != essence(&fleet.spec);
+    if resolved.is_some() && status.held.as_ref().is_some_and(is_another) {
         release(&mut status, now);
     }
     heed(fleet, &mut status, &target, now);

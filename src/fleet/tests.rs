@@ -159,3 +159,51 @@ fn too_many_failures_stop_everything_and_go_back() {
     assert_eq!(step(&mut fleet, &mut all, at(630)), ["a", "b"]);
     assert_eq!(phase(&fleet), Phase::Updating);
 }
+
+#[test]
+fn what_is_held_stays_so_until_the_new_target_is_known() {
+    let mut fleet = fleet(json!([{"name": "all", "concurrency": 1}]));
+    let mut all = [instance("a", "x"), instance("b", "x")];
+    assert_eq!(step(&mut fleet, &mut all, at(0)), ["a"]);
+    assert_eq!(step(&mut fleet, &mut all, at(600)), [""; 0]);
+    assert_eq!(phase(&fleet), Phase::Stopped);
+    fleet.spec.distribution.version = "2.9.5".into();
+    let instances: Vec<&FluxInstance> = all.iter().collect();
+    let unknown = Input {
+        fleet: &fleet,
+        resolved: None,
+        instances: &instances,
+        others: &[],
+        since: Timestamp::UNIX_EPOCH,
+        now: at(601),
+    };
+    let planned = plan(&unknown).unwrap();
+    assert_eq!(planned.admissions, []);
+    assert_eq!(planned.status.phase, Some(Phase::Stopped));
+    // The same bundle after all: that is another try.
+    assert_eq!(step(&mut fleet, &mut all, at(602)), ["a"]);
+}
+
+#[test]
+fn a_target_that_is_not_wanted_any_more_goes_no_further() {
+    let mut fleet = fleet(json!([{"name": "all", "concurrency": 1}]));
+    let mut all = [instance("a", "x"), instance("b", "x")];
+    assert_eq!(step(&mut fleet, &mut all, at(0)), ["a"]);
+    done(&mut all[0]);
+    let unresolved = |fleet: &FluxFleet, all: &[FluxInstance]| {
+        let instances: Vec<&FluxInstance> = all.iter().collect();
+        let input = Input {
+            fleet,
+            resolved: None,
+            instances: &instances,
+            others: &[],
+            since: Timestamp::UNIX_EPOCH,
+            now: at(9),
+        };
+        plan(&input).unwrap().admissions.len()
+    };
+    // A registry that is down does not stop what is known.
+    assert_eq!(unresolved(&fleet, &all), 1);
+    fleet.spec.distribution.version = "2.9.5".into();
+    assert_eq!(unresolved(&fleet, &all), 0);
+}

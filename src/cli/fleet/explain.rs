@@ -133,6 +133,7 @@ fn waiting_for(waiting: Waiting, fleet: &str) -> Option<String> {
         Waiting::Stopped | Waiting::OverBudget(_) => {
             Some(format!("`headwater fleet status {fleet}` says why, and what goes on"))
         }
+        Waiting::Unresolved => Some("see the condition Resolved of the fleet".to_owned()),
         Waiting::Suspended => Some(format!("`headwater fleet resume {fleet}`")),
     }
 }
