@@ -31,6 +31,9 @@ pub const ADMITTED: &str = "Admitted";
 /// The target of a fleet was found in its repository.
 pub const RESOLVED: &str = "Resolved";
 
+/// All clusters that a fleet found have their instance; said of fleets with `spec.discover`.
+pub const DISCOVERED: &str = "Discovered";
+
 /// Longest message kept; the rest is cut at a character boundary.
 pub const MESSAGE_LIMIT: usize = 512;
 

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, HandledWords, Interval, PreflightFinding, ProgressDeadline, Soak, WindowLength};
+use super::{Discover, Distribution, HandledWords, Interval, PreflightFinding, ProgressDeadline, Soak, WindowLength};
 
 /// Annotation of a `FluxInstance`: the version or digest that it leaves out, whatever its fleet says.
 pub const SKIP: &str = "headwater.dev/skip";
@@ -83,6 +83,11 @@ pub struct FluxFleetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub emergency: Option<String>,
+
+    /// Makes an instance of each cluster whose kubeconfig is found in a Secret of the namespace. Taking this away, or deleting the fleet,
+    /// leaves the instances as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
 }
 
 /// One stage of a rollout.

@@ -4,6 +4,8 @@
 pub mod bundle;
 pub mod condition;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
+mod discover;
+#[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
 mod distribution;
 mod duration;
 #[allow(unreachable_pub, clippy::duplicated_attributes, reason = "code that kube's derive macros make")]
@@ -18,6 +20,7 @@ mod tofu;
 mod upgrade;
 mod version;
 
+pub use discover::*;
 pub use distribution::*;
 pub use duration::{Interval, ParseDurationError, ProgressDeadline, Soak, Timeout, WindowLength};
 pub use fleet::*;

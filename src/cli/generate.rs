@@ -64,7 +64,8 @@ fn hub_rbac() -> Vec<Value> {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
         "rules": [
-            rule(&["headwater.dev"], &["fluxinstances"], &[], &["get", "list", "watch", "patch"]),
+            // `spec.discover` of a fleet makes instances, and may delete them.
+            rule(&["headwater.dev"], &["fluxinstances"], &[], &["get", "list", "watch", "create", "patch", "delete"]),
             rule(&["headwater.dev"], &["fluxfleets"], &[], READ),
             rule(&["headwater.dev"], &["fluxinstances/status", "fluxfleets/status"], &[], &["patch"]),
             // Kubeconfigs and pull secrets, of this namespace only.

@@ -69,6 +69,9 @@ struct OperatorArgs {
     /// Address of /metrics
     #[arg(long, default_value = "0.0.0.0:8080", env = "HEADWATER_METRICS_ADDR")]
     metrics_addr: SocketAddr,
+    /// Flux's notification-controller, which is told what fleets do: `http://HOST[:PORT]/` [default: nobody is told]
+    #[arg(long, value_name = "URL", value_parser = events_addr, env = "HEADWATER_EVENTS_ADDR")]
+    events_addr: Option<http::Uri>,
     /// Address of /livez and /readyz
     #[arg(long, default_value = "0.0.0.0:8081", env = "HEADWATER_HEALTH_ADDR")]
     health_addr: SocketAddr,
@@ -125,6 +128,16 @@ impl ElectionArgs {
             format!("{host}_{:016x}", RandomState::new().build_hasher().finish())
         });
         self.leader_elect.then(|| controller::Candidacy { identity, terms: Terms::new(self.lease_duration) })
+    }
+}
+
+/// notification-controller speaks plain HTTP inside the cluster, and nothing else.
+fn events_addr(text: &str) -> Result<http::Uri, String> {
+    let url: http::Uri = text.parse().map_err(|error| format!("{error}; must be http://HOST[:PORT]/"))?;
+    match (url.scheme_str(), url.host()) {
+        (Some("http"), Some(_)) => Ok(url),
+        _ => Err("must be http://HOST[:PORT]/, such as http://notification-controller.flux-system.svc.cluster.local./"
+            .to_owned()),
     }
 }
 
@@ -276,6 +289,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Operator(OperatorArgs {
             namespace,
             metrics_addr,
+            events_addr,
             health_addr,
             require_verification,
             allowed_repositories,
@@ -291,7 +305,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 realms: registry_realms,
             };
             let candidacy = election.candidacy();
-            let options = controller::Options { namespace, metrics_addr, health_addr, demands, candidacy, shard };
+            let options =
+                controller::Options { namespace, metrics_addr, events_addr, health_addr, demands, candidacy, shard };
             controller::run(options).await?;
         }
         Command::Bundle(command) => return bundle::run(command).await,

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::clusters::keep;
-use super::fleet::{self, FleetCtx};
+use super::fleet::{self, FleetCtx, Notifier};
 use super::leader::Campaign;
 use super::plan::Hub;
 use super::roster::Roster;
@@ -51,6 +51,8 @@ pub struct Options {
     pub namespace: Option<String>,
     /// Where `/metrics` is served.
     pub metrics_addr: SocketAddr,
+    /// Where Flux's notification-controller takes events.
+    pub events_addr: Option<http::Uri>,
     /// Where `/livez` and `/readyz` are served.
     pub health_addr: SocketAddr,
     /// What is demanded of all bundles.
@@ -74,7 +76,7 @@ pub struct Candidacy {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let health = Health::default();
     let metrics = Metrics::default();
-    let Options { namespace, metrics_addr, health_addr, demands, candidacy, shard } = options;
+    let Options { namespace, metrics_addr, events_addr, health_addr, demands, candidacy, shard } = options;
     health.set(if candidacy.is_some() { "lease" } else { "instances" }, false);
     let servers = serve(health_addr, metrics_addr, health.clone(), metrics.clone()).await?;
 
@@ -117,7 +119,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (fleets, fleet_writer) = reflector::store::<GuardedFleet>();
     let ctx = Arc::new(Ctx::new(hub, roster, demands, metrics, fleets, trigger));
     tracing::info!(%namespace, shard = shard.unwrap_or_default(), version = env!("CARGO_PKG_VERSION"), "operator started");
-    let mut passes = tokio::spawn(manage(ctx, health, triggered, fleet_writer, stop.clone()));
+    let mut passes = tokio::spawn(manage(ctx, health, triggered, fleet_writer, events_addr, stop.clone()));
     let ended = tokio::select! {
         () = stopped(stop.clone()) => None,
         ended = &mut passes => Some(ended),
@@ -148,6 +150,7 @@ async fn manage(
     health: Health,
     mut triggered: mpsc::Receiver<ObjectRef<Guarded>>,
     fleet_writer: Writer<GuardedFleet>,
+    events_addr: Option<http::Uri>,
     stop: watch::Receiver<bool>,
 ) {
     health.set("fleets", false);
@@ -155,12 +158,13 @@ async fn manage(
     let config = || watcher::Config::default().timeout(WATCH_SECONDS);
     // Every change of an instance has fleets planned anew; those of a fleet may concern its instances.
     let (instance_seen, instance_news) = watch::channel(());
+    let secret_seen = instance_seen.clone();
     let (fleet_seen, fleet_news) = watch::channel(());
     let ready = health.clone();
     let selector = ctx.roster().selector();
     // One operator looks after all fleets: the one that sees the instances of all shards.
     let is_planner = selector.is_none();
-    let (listening, watching, matters) = (Arc::clone(&ctx), Arc::clone(&ctx), Arc::clone(&ctx));
+    let (listening, matters) = (Arc::clone(&ctx), Arc::clone(&ctx));
     let instances = watcher(
         Api::<Guarded>::namespaced(ctx.hub.clone(), &ctx.namespace),
         watcher::Config { label_selector: selector, ..config() },
@@ -190,18 +194,8 @@ async fn manage(
 
     let named = reader.clone();
     let connections = tokio::spawn(keep(Arc::clone(&ctx), reader.clone()));
-    let secrets = watcher(Api::<PartialObjectMeta<Secret>>::namespaced(ctx.hub.clone(), &ctx.namespace), config())
-        .default_backoff()
-        .applied_objects()
-        .filter_map(move |secret| {
-            let ctx = Arc::clone(&watching);
-            async move {
-                if let Ok(secret) = &secret {
-                    ctx.clusters.secret(&secret.name_any(), secret.metadata.resource_version.as_deref());
-                }
-                Some(secret)
-            }
-        });
+    let (known_secrets, secret_writer) = reflector::store();
+    let secrets = watch_secrets(&ctx, config(), secret_writer, secret_seen);
     let triggers = futures::stream::poll_fn(move |cx| triggered.poll_recv(cx));
 
     let ready = health.clone();
@@ -214,7 +208,8 @@ async fn manage(
         })
         .touched_objects()
         .predicate_filter(what_matters_of_fleets, PredicateConfig::default());
-    let fleet_ctx = Arc::new(FleetCtx::new(Arc::clone(&ctx), reader.clone()));
+    let notifier = Notifier::start(events_addr, ctx.metrics.clone());
+    let fleet_ctx = Arc::new(FleetCtx::new(Arc::clone(&ctx), reader.clone(), known_secrets, notifier));
     let ended = stopped(stop.clone());
     let planning = async move {
         if is_planner {
@@ -247,6 +242,36 @@ async fn manage(
     tokio::join!(passes, planning);
     waking.abort();
     connections.abort();
+}
+
+/// Secrets that come, change or go, by name and labels: what is in one is read only by who needs it.
+fn watch_secrets(
+    ctx: &Arc<Ctx>,
+    config: watcher::Config,
+    writer: Writer<PartialObjectMeta<Secret>>,
+    seen: watch::Sender<()>,
+) -> impl futures::Stream<Item = Result<PartialObjectMeta<Secret>, watcher::Error>> + Send + 'static {
+    let (fleets, connected) = (ctx.fleets.clone(), Arc::clone(ctx));
+    watcher(Api::<PartialObjectMeta<Secret>>::namespaced(ctx.hub.clone(), &ctx.namespace), config)
+        .default_backoff()
+        .modify(|secret| {
+            // `kubectl apply` leaves the content of a Secret in an annotation.
+            secret.metadata.annotations = None;
+            secret.metadata.managed_fields = None;
+        })
+        .reflect(writer)
+        .inspect(move |_| {
+            let discovers = |fleet: &GuardedFleet| fleet.0.as_ref().is_ok_and(|fleet| fleet.spec.discover.is_some());
+            if fleets.find(discovers).is_some() {
+                seen.send_replace(());
+            }
+        })
+        .touched_objects()
+        .inspect(move |secret| {
+            if let Ok(secret) = secret {
+                connected.clusters.secret(&secret.name_any(), secret.metadata.resource_version.as_deref());
+            }
+        })
 }
 
 /// Passes over fleets, from the moment that all instances are known: a stage of which none was seen yet would look empty, and be passed.

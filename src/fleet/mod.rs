@@ -8,6 +8,7 @@ mod admission;
 #[cfg(test)]
 mod answers;
 mod back;
+mod discover;
 mod forward;
 #[cfg(test)]
 mod lint;
@@ -30,6 +31,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{Selector, SelectorExt};
 
 pub use self::admission::{Allowed, allowed};
+pub use self::discover::{Change, Discovery, Problem, Source, discover};
 pub use self::member::{Member, State, way_back};
 pub use self::policy::{MAX_IN_FLIGHT, Rules, StageRules};
 pub use self::reason::{Deferral, Exclusion, Failure, Waiting};

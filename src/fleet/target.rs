@@ -71,9 +71,9 @@ pub(super) fn is_bound(bound: Option<&Bound>, target: &Target) -> bool {
     bound.is_some_and(|bound| bound.digest == target.digest)
 }
 
-/// Digest of a spec without what only says when: such a change is not another try.
+/// Digest of a spec without what only says when, and without what makes instances: such a change is not another try.
 fn essence(spec: &FluxFleetSpec) -> String {
-    let spec = FluxFleetSpec { approved: None, emergency: None, suspend: false, ..spec.clone() };
+    let spec = FluxFleetSpec { approved: None, emergency: None, suspend: false, discover: None, ..spec.clone() };
     digest(serde_json::to_string(&spec).unwrap_or_default().as_bytes())
 }
 

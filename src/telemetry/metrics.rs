@@ -29,6 +29,11 @@ struct DriftLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FleetLabels {
     fleet: String,
 }
@@ -63,6 +68,7 @@ pub struct Metrics {
     clusters: Family<StateLabels, Gauge>,
     drift: Family<DriftLabels, Counter>,
     fleet: Fleets,
+    notifications: Family<OutcomeLabels, Counter>,
     managers: Arc<Mutex<BTreeSet<String>>>,
     leader: Gauge,
 }
@@ -147,6 +153,12 @@ impl Default for Metrics {
             drift.clone(),
         );
         let fleet = Fleets::register(&mut registry);
+        let notifications = Family::default();
+        registry.register(
+            "notifications",
+            "Messages about fleets (--events-addr) by outcome: sent, refused, failed, dropped; alert on a lasting rate of others than sent",
+            notifications.clone(),
+        );
         let managers = Arc::default();
         let leader = Gauge::default();
         registry.register(
@@ -162,6 +174,7 @@ impl Default for Metrics {
             clusters,
             drift,
             fleet,
+            notifications,
             managers,
             leader,
         }
@@ -250,6 +263,11 @@ impl Metrics {
         self.fleet.seconds.get_or_create(&FleetLabels { fleet: fleet.to_owned() }).observe(after.as_secs_f64());
     }
 
+    /// A message to notification-controller was sent, or was not.
+    pub fn notification(&self, outcome: &'static str) {
+        self.notifications.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
     /// `OpenMetrics` text.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -257,5 +275,61 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{FleetHeld, StageStatus};
+
+    /// Every series that there can be, by name.
+    fn series() -> BTreeSet<String> {
+        let metrics = Metrics::default();
+        metrics.pass("a", "ok", Duration::from_secs(1));
+        metrics.instance("a", true);
+        metrics.clusters([("connected", 1)]);
+        metrics.drift("a", "Deployment", None);
+        metrics.leader(true);
+        metrics.notification("sent");
+        metrics.cluster_done("f", Duration::from_secs(1));
+        let status = FluxFleetStatus { stages: vec![StageStatus::default()], ..FluxFleetStatus::default() };
+        metrics.fleet("f", &status, None);
+        let text = metrics.text();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.filter_map(|line| Some(line.split(['{', ' ']).next()?.to_owned())).collect()
+    }
+
+    #[test]
+    fn alerts_are_about_metrics_that_there_are() {
+        let rules =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/monitoring/rules.yaml")).unwrap();
+        let rules = crate::render::yaml::parse_one("rules", &rules).unwrap();
+        let groups = rules["spec"]["groups"].as_array().unwrap();
+        let rules: Vec<_> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+        let known = series();
+        let mut alerts = BTreeSet::new();
+        for rule in rules {
+            assert!(alerts.insert(rule["alert"].as_str().unwrap()), "twice: {rule}");
+            let words = rule["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let named: Vec<&str> = words.filter(|word| word.starts_with("headwater_")).collect();
+            assert!(!named.is_empty(), "{rule}");
+            for name in named {
+                assert!(known.contains(name), "{} asks for {name}; there are {known:?}", rule["alert"]);
+            }
+        }
+        assert!(alerts.len() >= 8, "{alerts:?}");
+    }
+
+    #[test]
+    fn a_fleet_that_has_stopped_says_so() {
+        let metrics = Metrics::default();
+        let held: FleetHeld = serde_json::from_value(serde_json::json!({
+            "version": "1.0.0", "digest": "d", "spec": "s", "message": "m", "at": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        let status = FluxFleetStatus { held: Some(held), ..FluxFleetStatus::default() };
+        metrics.fleet("f", &status, None);
+        assert!(metrics.text().contains("headwater_fleet_stopped{fleet=\"f\"} 1"), "{}", metrics.text());
     }
 }

@@ -4,7 +4,9 @@
 //! decision. Every write names the version that was looked at; one that came too late is refused by the API server, and planned anew.
 
 mod admit;
+mod discover;
 mod news;
+mod notify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -20,6 +22,8 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
 
+pub(super) use self::discover::Secrets;
+pub(super) use self::notify::Notifier;
 use super::events::{Word, about};
 use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve};
 use crate::api::condition::{self, Verdict};
@@ -37,14 +41,18 @@ pub(super) struct FleetCtx {
     pub(super) ctx: Arc<Ctx>,
     /// All instances of the namespace, whoever looks after them.
     pub(super) instances: Store<Guarded>,
+    /// Where clusters are discovered.
+    pub(super) secrets: Secrets,
+    /// Whom to tell.
+    pub(super) notifier: Notifier,
     /// Since when this process leads: time in which nobody looked at the clusters is no delay of theirs.
     since: Timestamp,
     memories: std::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
 }
 
 impl FleetCtx {
-    pub(super) fn new(ctx: Arc<Ctx>, instances: Store<Guarded>) -> Self {
-        Self { ctx, instances, since: Timestamp::now(), memories: std::sync::Mutex::default() }
+    pub(super) fn new(ctx: Arc<Ctx>, instances: Store<Guarded>, secrets: Secrets, notifier: Notifier) -> Self {
+        Self { ctx, instances, secrets, notifier, since: Timestamp::now(), memories: std::sync::Mutex::default() }
     }
 
     fn memory(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
@@ -108,6 +116,8 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         tracing::warn!(fleet = %name, %error, "instances could not be read");
         return memory.backoff();
     }
+    let discovered = discover::run(fleets, &fleet).await;
+    let is_unfinished = discovered.is_unfinished;
     let resolved = target(ctx, &fleet).await;
     if let Err(error) = &resolved {
         tracing::warn!(fleet = %name, reason = error.reason(), %error, "target could not be resolved");
@@ -132,7 +142,8 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
     };
     say_resolved(&mut status, &fleet, resolved.as_ref().err(), now);
 
-    let words = news::news(fleet.status.as_ref(), &status, &name);
+    let mut words = news::news(fleet.status.as_ref(), &status, &name);
+    discover::say(&mut status, &mut words, discovered, &fleet, now);
     let written = match write(ctx, &fleet, &status).await {
         Ok(written) => written,
         Err(error) => {
@@ -145,8 +156,12 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         }
     };
     memory.fleet = written;
-    let Some(plan) = plan else { return Action::await_change() };
+    let Some(plan) = plan else {
+        about(ctx, &fleet.object_ref(&()), words).await;
+        return Action::await_change();
+    };
     let outcome = admit::admit(ctx, &plan, memory).await;
+    fleets.notifier.tell(&fleet, &status, &words);
     about(ctx, &fleet.object_ref(&()), words).await;
     count(ctx, &name, &plan, memory);
     let recheck = plan.recheck;
@@ -158,7 +173,7 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         admit::Outcome::Overtaken => return Action::requeue(OVERTAKEN),
         admit::Outcome::Failed => return memory.backoff(),
     }
-    if resolved.as_ref().is_err_and(StepError::is_transient) {
+    if is_unfinished || resolved.as_ref().is_err_and(StepError::is_transient) {
         return memory.backoff();
     }
     let interval = fleet.spec.interval.get().unwrap_or(BACKOFF_LAST);
