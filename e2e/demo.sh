@@ -350,6 +350,8 @@ run kubectl get fluxinstances
 show_images eu-1 eu-2 us-1 us-2
 expect 'us-2 is back' 2.8.8 "$(version_on us-2)"
 for name in eu-1 eu-2 us-1; do expect "$name stays" 2.9.4 "$(version_on "$name")"; done
+note 'clusters need no fleet to work: the application on eu-1 is released meanwhile'
+app two
 
 heading 'A new bundle: the same Flux, with images for all architectures. Somebody forgot to sign it'
 sed -i 's|registry: registry.example/only-amd64|registry: ghcr.io/fluxcd|' "$work/flux/bundle.yaml"
@@ -382,8 +384,7 @@ run kubectl get fluxfleets
 run kubectl get fluxinstances
 show_images "${MEMBERS[@]}"
 for name in "${MEMBERS[@]}"; do expect "$name is on the target" 2.9.4+1 "$(version_on "$name")"; done
-note 'and eu-1 goes on syncing:'
-app two
+note 'and the release of the application on eu-1 arrived:'
 wait_for 'eu-1 syncs' says two
 run kubectl --context eu-1 get configmap app -o 'jsonpath={.data.message}'; echo
 

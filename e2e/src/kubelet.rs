@@ -181,7 +181,7 @@ impl Worker {
         let nodes = self.api.get("/api/v1/nodes")?;
         let node = nodes["items"].as_array().into_iter().flatten().next().unwrap_or(&Value::Null);
         let architecture = node["metadata"]["labels"][ARCHITECTURE].as_str().unwrap_or("amd64");
-        self.architecture = architecture.to_owned();
+        architecture.clone_into(&mut self.architecture);
         let mut seen = Vec::new();
         for deployment in list["items"].as_array().into_iter().flatten() {
             let key =

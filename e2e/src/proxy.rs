@@ -101,10 +101,15 @@ impl Write {
     }
 }
 
+/// Which write a fault is for.
+type Aim = fn(&Write) -> bool;
+
 #[derive(Default)]
 struct State {
     writes: Vec<Write>,
     armed: Option<(usize, Fault)>,
+    /// The next write of which this is true fails like that.
+    aimed: Option<(Aim, Fault)>,
     struck: Option<String>,
     victim: Option<u32>,
     /// The first write of a path that holds this is late.
@@ -167,6 +172,12 @@ impl Faults {
         (state.writes, state.struck, state.armed) = (vec![], None, None);
     }
 
+    /// The next write of which this is true fails like this; those so far are not forgotten.
+    pub fn aim(&self, is_meant: fn(&Write) -> bool, fault: Fault) {
+        let mut state = self.state();
+        (state.struck, state.aimed) = (None, Some((is_meant, fault)));
+    }
+
     /// The writes since then.
     pub fn writes(&self) -> Vec<Write> {
         self.state().writes.clone()
@@ -185,7 +196,9 @@ impl Faults {
     /// Records a write that is about to be sent; returns its index and what is to become of it.
     fn admit(&self, method: &str, path: &str, body: Value) -> (usize, Option<Fault>) {
         let mut state = self.state();
-        state.writes.push(Write { method: method.to_owned(), path: path.to_owned(), body, code: 0 });
+        let write = Write { method: method.to_owned(), path: path.to_owned(), body, code: 0 };
+        let aimed = state.aimed.take_if(|(is_meant, _)| is_meant(&write)).map(|(_, fault)| fault);
+        state.writes.push(write);
         let number = state.writes.len();
         let what = format!("{method} {path}");
         let again = state.struck.as_ref() == Some(&what);
@@ -195,7 +208,8 @@ impl Faults {
             Some((n, fault)) if *n == number => Some(fault.clone()),
             _ => None,
         };
-        let fault = fault.or_else(|| state.late.take_if(|part| path.contains(part.as_str())).map(|_| Fault::Late));
+        let fault =
+            fault.or(aimed).or_else(|| state.late.take_if(|part| path.contains(part.as_str())).map(|_| Fault::Late));
         if fault.is_some() {
             if let Some((_, Fault::Refuse { times, .. })) = &mut state.armed {
                 *times = times.saturating_sub(1);
@@ -212,8 +226,15 @@ impl Faults {
         }
     }
 
-    /// Kills the program and waits until it is dead: a signal alone is only a promise.
+    /// Kills the program and waits until it is dead: a signal alone is only a promise. One that has just been started may write before
+    /// it is known who it is.
     async fn kill(&self) {
+        for _ in 0..10_000 {
+            if self.state().victim.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let victim = {
             let mut state = self.state();
             state.lives += 1;

@@ -42,7 +42,9 @@ pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<GuardedFleet>]) -> 
     if instance.spec.admission == Admission::Own {
         return None;
     }
-    let names: Vec<String> = selecting(instance, readable(fleets)).iter().map(|fleet| fleet.name_any()).collect();
+    let mut names: Vec<String> = selecting(instance, readable(fleets)).iter().map(|fleet| fleet.name_any()).collect();
+    // What is said must not change from one look to the next.
+    names.sort();
     let admitted = instance.status.as_ref().and_then(|s| s.admitted.as_ref());
     let stays = "it stays as it is";
     Some(match (names.as_slice(), admitted) {

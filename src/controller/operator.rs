@@ -336,6 +336,8 @@ fn what_matters(ctx: &Ctx, instance: &Guarded) -> Option<u64> {
     ctx.roster().since(&instance.name_any(), &instance.uid().unwrap_or_default()).hash(&mut hasher);
     (&metadata.generation, &metadata.annotations, &metadata.finalizers, &metadata.deletion_timestamp.is_some())
         .hash(&mut hasher);
+    // Which fleet it belongs to.
+    metadata.labels.hash(&mut hasher);
     let admitted = instance.0.as_ref().ok().and_then(|i| i.status.as_ref()?.admitted.as_ref());
     admitted.map(|admitted| (&admitted.digest, admitted.at.0, admitted.rollback)).hash(&mut hasher);
     Some(hasher.finish())

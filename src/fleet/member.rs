@@ -210,7 +210,8 @@ impl<'a> Facts<'a> {
     /// On its digest once: healthy still?
     fn settled(&self, admitted: Option<&Admitted>, view: &View<'_>, is_ours: bool) -> State {
         let unhealthy = find(&self.status.conditions, CONTROLLERS_READY).filter(|c| c.status == "False");
-        let Some(unhealthy) = unhealthy.filter(|_| !self.is_lost()) else {
+        // Who does not want to wait for health is not asked for it.
+        let Some(unhealthy) = unhealthy.filter(|_| !self.is_lost() && self.instance.spec.wait) else {
             return State::Done { reachable: !self.is_lost() };
         };
         let patience = self.instance.spec.timeout.get().ok().and_then(|t| SignedDuration::try_from(t).ok());

@@ -1,7 +1,7 @@
 //! What is counted. Names and help texts are the interface: they say what to alert on.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -47,6 +47,10 @@ struct StageLabels {
 
 /// Field managers that get a label of their own; anybody can invent names for them.
 const MANAGERS: usize = 32;
+/// All others.
+const OTHER: &str = "other";
+/// Nobody said who it was.
+const UNKNOWN: &str = "unknown";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InstanceLabels {
@@ -69,8 +73,16 @@ pub struct Metrics {
     drift: Family<DriftLabels, Counter>,
     fleet: Fleets,
     notifications: Family<OutcomeLabels, Counter>,
-    managers: Arc<Mutex<BTreeSet<String>>>,
+    seen: Arc<Mutex<Seen>>,
     leader: Gauge,
+}
+
+/// Values that labels had so far: what has to be removed with an instance.
+#[derive(Default)]
+struct Seen {
+    outcomes: BTreeSet<&'static str>,
+    kinds: BTreeSet<String>,
+    managers: BTreeSet<String>,
 }
 
 /// What is told of fleets.
@@ -159,7 +171,6 @@ impl Default for Metrics {
             "Messages about fleets (--events-addr) by outcome: sent, refused, failed, dropped; alert on a lasting rate of others than sent",
             notifications.clone(),
         );
-        let managers = Arc::default();
         let leader = Gauge::default();
         registry.register(
             "leader",
@@ -175,15 +186,20 @@ impl Default for Metrics {
             drift,
             fleet,
             notifications,
-            managers,
+            seen: Arc::default(),
             leader,
         }
     }
 }
 
 impl Metrics {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A pass ended.
     pub fn pass(&self, instance: &str, outcome: &'static str, took: Duration) {
+        self.seen().outcomes.insert(outcome);
         self.passes.get_or_create(&PassLabels { instance: instance.to_owned(), outcome }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
@@ -202,16 +218,20 @@ impl Metrics {
 
     /// Somebody changed or deleted what was installed.
     pub fn drift(&self, instance: &str, kind: &str, manager: Option<&str>) {
-        let mut known = self.managers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
         let manager = match manager {
-            None => "unknown",
-            Some(manager) if known.contains(manager) => manager,
-            Some(manager) if known.len() < MANAGERS => {
-                known.insert(manager.to_owned());
+            None => UNKNOWN,
+            Some(manager) if seen.managers.contains(manager) => manager,
+            Some(manager) if seen.managers.len() < MANAGERS => {
+                seen.managers.insert(manager.to_owned());
                 manager
             }
-            Some(_) => "other",
+            Some(_) => OTHER,
         };
+        if !seen.kinds.contains(kind) {
+            seen.kinds.insert(kind.to_owned());
+        }
+        drop(seen);
         let labels = DriftLabels { instance: instance.to_owned(), kind: kind.to_owned(), manager: manager.to_owned() };
         self.drift.get_or_create(&labels).inc();
     }
@@ -224,6 +244,16 @@ impl Metrics {
     /// An instance is gone.
     pub fn forget(&self, instance: &str) {
         self.ready.remove(&InstanceLabels { instance: instance.to_owned() });
+        let seen = self.seen();
+        for &outcome in &seen.outcomes {
+            self.passes.remove(&PassLabels { instance: instance.to_owned(), outcome });
+        }
+        for kind in &seen.kinds {
+            for manager in seen.managers.iter().map(String::as_str).chain([UNKNOWN, OTHER]) {
+                let (kind, manager) = (kind.clone(), manager.to_owned());
+                self.drift.remove(&DriftLabels { instance: instance.to_owned(), kind, manager });
+            }
+        }
     }
 
     /// Where a fleet stands.
@@ -331,5 +361,26 @@ mod tests {
         let status = FluxFleetStatus { held: Some(held), ..FluxFleetStatus::default() };
         metrics.fleet("f", &status, None);
         assert!(metrics.text().contains("headwater_fleet_stopped{fleet=\"f\"} 1"), "{}", metrics.text());
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_instance_that_is_gone() {
+        let metrics = Metrics::default();
+        let managers: Vec<String> = (0..40).map(|n| format!("manager-{n}")).collect();
+        for instance in ["gone", "here"] {
+            metrics.pass(instance, "ok", Duration::ZERO);
+            metrics.pass(instance, "Unreachable", Duration::ZERO);
+            metrics.instance(instance, true);
+            metrics.drift(instance, "Deployment", None);
+            for manager in &managers {
+                metrics.drift(instance, "Service", Some(manager));
+            }
+        }
+        let lines = |instance: &str| metrics.text().lines().filter(|l| l.contains(&format!("{instance:?}"))).count();
+        // Beside passes and readiness: 32 managers, all others, and who is not known.
+        let all = 2 + 1 + 34;
+        assert_eq!((lines("gone"), lines("here")), (all, all));
+        metrics.forget("gone");
+        assert_eq!((lines("gone"), lines("here")), (0, all));
     }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, rings};
+use crate::fleet::rings;
+use crate::fleet_bed::Fleet;
 use crate::harness::{Ended, NEW, OLD, SOON, eventually, headwater, holds, run, world};
 
 /// `headwater fleet WORD prod ...` as a user of the hub.
@@ -19,7 +20,7 @@ fn says(ended: &Ended, code: i32, text: &str) {
 /// What is shown is what the operator does, and each word does what it says, once.
 #[test]
 fn words_to_a_fleet_do_what_they_say() {
-    let site = Fleet::start("fleet-cli", 2);
+    let site = Fleet::start("fleet-cli", &["canary", "rest"], &json!({}));
     site.create(OLD, &rings(), &json!({"approved": OLD}));
     site.phase("Complete");
     let digest = world().digests[NEW].as_str();

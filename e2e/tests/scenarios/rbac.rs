@@ -58,7 +58,10 @@ fn hub_rights_are_enough_and_no_more() {
     refused(&hub, &file, &["delete", "namespaces/kube-system"]);
     refused(&hub, &file, &["delete", "crd/fluxinstances.headwater.dev"]);
     refused(&hub, &file, &["update", "clusterroles/cluster-admin"]);
-    refused(&hub, &file, &["delete", "fluxinstances.headwater.dev", "-n", "headwater-system"]);
+    // One by one: discovery may be told to delete the instance of a Secret that is gone.
+    refused(&hub, &file, &["deletecollection", "fluxinstances.headwater.dev", "-n", "headwater-system"]);
+    refused(&hub, &file, &["patch", "fluxfleets.headwater.dev", "-n", "headwater-system"]);
+    refused(&hub, &file, &["delete", "fluxfleets.headwater.dev", "-n", "headwater-system"]);
 
     tenant.delete("flux");
     tenant.gone("flux", 90);

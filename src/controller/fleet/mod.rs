@@ -212,7 +212,10 @@ fn others(ctx: &Ctx, fleet: &FluxFleet) -> Vec<Other> {
         let selector = other.spec.selector.clone().try_into().ok()?;
         (other.uid() != fleet.uid()).then(|| Other { name: other.name_any(), selector })
     };
-    readable(&ctx.fleets.state()).filter_map(other).collect()
+    let mut others: Vec<_> = readable(&ctx.fleets.state()).filter_map(other).collect();
+    // What is said must not change from one look to the next.
+    others.sort_by(|one, other| one.name.cmp(&other.name));
+    others
 }
 
 /// Those fleets that can be read; the others say so themselves.

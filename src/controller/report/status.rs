@@ -329,6 +329,10 @@ fn applied(draft: &mut Draft, instance: &FluxInstance, run: &Run, bundle: &Bundl
     if !is_of(draft.status.applied.as_ref(), bundle, config) {
         draft.status.applied = Some(revision(bundle, config, now));
     }
+    // A bundle that was built anew may have nothing new in it, and an installation be there whose status was lost: nothing was begun.
+    if !is_of(draft.status.attempted.as_ref(), bundle, config) {
+        draft.status.attempted.clone_from(&draft.status.applied);
+    }
     let assessment = run.assessment.clone().unwrap_or_default();
     let controllers = sentence(&assessment.controllers);
     match &controllers {
