@@ -374,6 +374,13 @@ pub struct Pinned {
     pub digest: String,
 }
 
+impl Pinned {
+    /// A bundle by what others call it.
+    pub fn of(version: &str, digest: &str) -> Self {
+        Self { version: version.to_owned(), digest: digest.to_owned() }
+    }
+}
+
 /// A word of the spec, and the digest that it was seen to mean first.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 pub struct Bound {

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::fleet::readable;
 use super::{GuardedFleet, Run, StepError};
 use crate::api::condition::Verdict;
-use crate::api::{Admission, FluxInstance, Pinned};
+use crate::api::{Admission, FluxFleet, FluxInstance, Pinned};
 use crate::fleet::{Allowed, allowed, asked, selecting};
 use crate::plan::BundleRef;
 
@@ -37,12 +37,20 @@ pub(super) fn admit(
     Ok(admitted)
 }
 
+/// The fleets that select an instance; none of one that admits itself, whatever they select.
+pub(super) fn governing<'f>(instance: &FluxInstance, fleets: &'f [Arc<GuardedFleet>]) -> Vec<&'f FluxFleet> {
+    match instance.spec.admission {
+        Admission::Own => Vec::new(),
+        Admission::Fleet => selecting(instance, readable(fleets)),
+    }
+}
+
 /// What is to be said of an instance that waits for fleets; nothing of one that does not.
-pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<GuardedFleet>]) -> Option<Verdict> {
+pub(super) fn verdict(instance: &FluxInstance, governing: &[&FluxFleet]) -> Option<Verdict> {
     if instance.spec.admission == Admission::Own {
         return None;
     }
-    let mut names: Vec<String> = selecting(instance, readable(fleets)).iter().map(|fleet| fleet.name_any()).collect();
+    let mut names: Vec<String> = governing.iter().map(|fleet| fleet.name_any()).collect();
     // What is said must not change from one look to the next.
     names.sort();
     let admitted = instance.status.as_ref().and_then(|s| s.admitted.as_ref());
@@ -65,8 +73,8 @@ pub(super) fn verdict(instance: &FluxInstance, fleets: &[Arc<GuardedFleet>]) -> 
 }
 
 /// The bundle that the one fleet of an instance is about to admit.
-pub(super) fn candidate(instance: &FluxInstance, fleets: &[Arc<GuardedFleet>]) -> Option<Pinned> {
-    match selecting(instance, readable(fleets)).as_slice() {
+pub(super) fn candidate(instance: &FluxInstance, governing: &[&FluxFleet]) -> Option<Pinned> {
+    match governing {
         [fleet] => asked(instance, fleet),
         _ => None,
     }

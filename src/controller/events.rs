@@ -5,6 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
+use kube::core::error_boundary::InvalidObject;
 use kube::{Api, Resource};
 
 use super::Ctx;
@@ -26,6 +27,18 @@ pub(super) struct Word {
 /// changed into the first one (kube 5.0.0).
 pub(super) async fn publish(ctx: &Ctx, instance: &FluxInstance, words: Vec<Word>) {
     about(ctx, &instance.object_ref(&()), words).await;
+}
+
+/// Refers to an object that does not parse.
+pub(super) fn unreadable<K: Resource<DynamicType = ()>>(invalid: &InvalidObject) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        namespace: invalid.metadata.namespace.clone(),
+        name: invalid.metadata.name.clone(),
+        uid: invalid.metadata.uid.clone(),
+        ..ObjectReference::default()
+    }
 }
 
 /// The same about an object that may not even be readable.

@@ -34,7 +34,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc;
 
 use crate::api::condition::Verdict;
@@ -232,6 +232,11 @@ fn owner_of(instance: &FluxInstance) -> Owner {
     }
 }
 
+/// The number that orders the states of one object.
+fn version_of<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
 /// One pass over one instance.
 pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, std::convert::Infallible> {
     let mut instance = match &object.0 {
@@ -248,7 +253,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     if let Some(rest) = memory.patience.and_then(|until| until.checked_duration_since(Instant::now())) {
         return Ok(Action::requeue(rest));
     }
-    let version = instance.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0);
+    let version = version_of(&instance);
     match &memory.status {
         Some((written, status)) if *written > version => instance.status = Some(status.clone()),
         // What is stored is as new, and may hold more: a write that was never answered.
@@ -274,8 +279,9 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     let mut run = Run::begin(&instance);
     let owner = owner_of(&instance);
     let fleets = ctx.fleets.state();
-    run.admission = admission::verdict(&instance, &fleets);
-    let candidate = admission::candidate(&instance, &fleets);
+    let governing = admission::governing(&instance, &fleets);
+    run.admission = admission::verdict(&instance, &governing);
+    let candidate = admission::candidate(&instance, &governing);
     run.asked = candidate.as_ref().map(|candidate| candidate.digest.clone());
     let mut result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
     if matches!(result, Err(StepError::Connecting)) {

@@ -34,7 +34,7 @@ pub fn allowed(instance: &FluxInstance, now: Timestamp) -> Result<Allowed, Strin
     match (instance.spec.admission, windows.gate(now)) {
         (Admission::Fleet, _) => Ok(match &status.admitted {
             Some(admitted) => Allowed::Only {
-                bundle: Pinned { version: admitted.version.clone(), digest: admitted.digest.clone() },
+                bundle: Pinned::of(&admitted.version, &admitted.digest),
                 rollback: admitted.rollback,
                 until: None,
             },
@@ -54,11 +54,7 @@ fn only(status: &FluxInstanceStatus, until: Option<Timestamp>) -> Allowed {
     let held = status.held.as_ref().map(|held| (&held.version, &held.digest));
     let last = status.attempted.as_ref().or(status.applied.as_ref()).map(|last| (&last.version, &last.digest));
     match held.or(last) {
-        Some((version, digest)) => Allowed::Only {
-            bundle: Pinned { version: version.clone(), digest: digest.clone() },
-            rollback: false,
-            until,
-        },
+        Some((version, digest)) => Allowed::Only { bundle: Pinned::of(version, digest), rollback: false, until },
         None => Allowed::AsItIs,
     }
 }

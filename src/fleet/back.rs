@@ -78,7 +78,7 @@ fn forget(draft: &mut Draft<'_, '_>, held: &FleetHeld) {
         .history
         .iter()
         .find(|entry| entry.outcome == FleetOutcome::Succeeded && entry.digest != held.digest);
-    let good = good.map(|entry| Pinned { version: entry.version.clone(), digest: entry.digest.clone() });
+    let good = good.map(|entry| Pinned::of(&entry.version, &entry.digest));
     for stage in &mut draft.status.stages {
         if stage.current.as_ref().is_some_and(|current| current.digest == held.digest) {
             stage.current.clone_from(&good);

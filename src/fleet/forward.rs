@@ -207,17 +207,16 @@ impl Stage<'_, '_, '_> {
         }
     }
 
-    /// How many more of this stage may be on their way.
-    fn room(&self) -> usize {
+    /// How many of this stage may be on their way at once, and how many more may now.
+    fn places(&self) -> (usize, usize) {
         let tally = tally(self.members, self.place);
-        let slots = self.draft.rules.stages[self.place].slots(tally.members);
-        slots.saturating_sub(tally.moving).min(MAX_IN_FLIGHT.saturating_sub(*self.moving))
+        let limit = self.draft.rules.stages[self.place].slots(tally.members);
+        (limit, limit.saturating_sub(tally.moving).min(MAX_IN_FLIGHT.saturating_sub(*self.moving)))
     }
 
     fn admit_to_target(&mut self, gate: Result<(), Waiting>) {
-        let mut room = self.room();
-        let limit = self.draft.rules.stages[self.place].slots(tally(self.members, self.place).members);
-        let pinned = Pinned { version: self.target.version.clone(), digest: self.target.digest.clone() };
+        let (limit, mut room) = self.places();
+        let pinned = Pinned::of(&self.target.version, &self.target.digest);
         for place in 0..self.members.len() {
             let member = &mut self.members[place];
             if member.stage == Some(self.place) && member.state == State::Unchecked {
@@ -264,7 +263,7 @@ impl Stage<'_, '_, '_> {
         let current = current.filter(|_| !is_at_target && !self.draft.fleet.spec.suspend);
         let is_held = |digest: &str| status.held.as_ref().is_some_and(|held| held.digest == digest);
         let Some(current) = current.filter(|current| !is_held(&current.digest)) else { return };
-        let mut room = self.room();
+        let (_, mut room) = self.places();
         for member in self.members.iter_mut().filter(|m| m.stage == Some(self.place) && is_new(m.instance)) {
             let is_free = matches!(
                 &member.state,
@@ -359,7 +358,7 @@ impl Stage<'_, '_, '_> {
 
     fn pass(&mut self, state: StageState) {
         let said = &mut self.draft.status.stages[self.place];
-        said.current = Some(Pinned { version: self.target.version.clone(), digest: self.target.digest.clone() });
+        said.current = Some(Pinned::of(&self.target.version, &self.target.digest));
         self.say(state, None);
     }
 }

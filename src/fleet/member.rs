@@ -400,11 +400,9 @@ pub fn way_back(instance: &FluxInstance, bad: &str) -> Option<Pinned> {
     let held = status.held.as_ref().filter(|h| h.digest == bad).and_then(|h| h.back.as_ref());
     let back = held.filter(|back| back.digest != bad);
     if let Some(back) = back {
-        return Some(Pinned { version: back.version.clone(), digest: back.digest.clone() });
+        return Some(Pinned::of(&back.version, &back.digest));
     }
-    goal::good(status)
-        .find(|entry| entry.digest != bad)
-        .map(|entry| Pinned { version: entry.version.clone(), digest: entry.digest.clone() })
+    goal::good(status).find(|entry| entry.digest != bad).map(|entry| Pinned::of(&entry.version, &entry.digest))
 }
 
 /// Whether nothing has ever been installed by us, and nothing is about to be.

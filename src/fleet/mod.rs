@@ -266,6 +266,6 @@ pub fn asked(instance: &FluxInstance, fleet: &FluxFleet) -> Option<Pinned> {
     let stage = &rules.stages[rules.stage_of(instance.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))?];
     let stage = status.stages.iter().find(|known| known.name == stage.name)?;
     let is_held = status.held.as_ref().is_some_and(|held| held.digest == target.digest);
-    let pinned = Pinned { version: target.version.clone(), digest: target.digest.clone() };
+    let pinned = Pinned::of(&target.version, &target.digest);
     (stage.state != StageState::Pending && !is_held).then_some(pinned)
 }

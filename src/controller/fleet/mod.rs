@@ -24,8 +24,8 @@ use tokio::sync::watch;
 
 pub(super) use self::discover::Secrets;
 pub(super) use self::notify::Notifier;
-use super::events::{Word, about};
-use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve};
+use super::events::{Word, about, unreadable};
+use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve, version_of};
 use crate::api::condition::{self, Verdict};
 use crate::api::{Admission, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, StageState};
 use crate::cluster::{ClusterError, with_deadline};
@@ -83,11 +83,6 @@ impl Memory {
     }
 }
 
-/// The number that orders the states of one object.
-fn version<K: Resource>(object: &K) -> u64 {
-    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
 /// One pass over one fleet.
 pub(super) async fn reconcile(
     object: Arc<GuardedFleet>,
@@ -104,7 +99,7 @@ pub(super) async fn reconcile(
     }
     let memory = fleets.memory(&uid);
     let mut memory = memory.lock().await;
-    let known = memory.fleet.take().filter(|known| version(known) > version(fleet));
+    let known = memory.fleet.take().filter(|known| version_of(known) > version_of(fleet));
     let fleet = known.unwrap_or_else(|| fleet.clone());
     Ok(pass(&fleets, fleet, &mut memory).await)
 }
@@ -194,9 +189,9 @@ fn unseen(seen: &[Arc<Guarded>], mut written: HashMap<String, FluxInstance>) -> 
         return written;
     }
     let versions: HashMap<&str, u64> =
-        seen.iter().filter_map(|i| Some((i.meta().uid.as_deref()?, version(i.as_ref())))).collect();
+        seen.iter().filter_map(|i| Some((i.meta().uid.as_deref()?, version_of(i.as_ref())))).collect();
     // One that is not there any more needs no admission either.
-    written.retain(|uid, ours| versions.get(uid.as_str()).is_some_and(|seen| version(ours) > *seen));
+    written.retain(|uid, ours| versions.get(uid.as_str()).is_some_and(|seen| version_of(ours) > *seen));
     written
 }
 
@@ -351,16 +346,8 @@ impl Head {
 
 /// An object that does not even parse: said on the object itself, and nothing else stops.
 async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
-    let reference = k8s_openapi::api::core::v1::ObjectReference {
-        api_version: Some(FluxFleet::api_version(&()).into_owned()),
-        kind: Some(FluxFleet::kind(&()).into_owned()),
-        namespace: invalid.metadata.namespace.clone(),
-        name: invalid.metadata.name.clone(),
-        uid: invalid.metadata.uid.clone(),
-        ..Default::default()
-    };
     let note = format!("the object cannot be read: {}; correct or delete it", invalid.error);
     tracing::warn!(fleet = ?invalid.metadata.name, error = %invalid.error, "malformed fleet");
-    about(ctx, &reference, vec![Word { warning: true, reason: "InvalidSpec", note }]).await;
+    about(ctx, &unreadable::<FluxFleet>(invalid), vec![Word { warning: true, reason: "InvalidSpec", note }]).await;
     Action::await_change()
 }

@@ -7,22 +7,21 @@ mod status;
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 pub(super) use self::removal::is_abandoned;
 use self::removal::{abandoned, held, removed, stuck};
 use self::status::{Next, begin, compose, effects, kept};
-use super::events::{Word, about, publish};
+use super::events::{Word, about, publish, unreadable};
 use super::execute::{Executed, Going};
 use super::remove::Removal;
-use super::{Ctx, FINALIZER, Memory, Run, StepError, revisions};
+use super::{Ctx, FINALIZER, Memory, Run, StepError, revisions, version_of};
 use crate::api::condition::{self, Verdict, find, set};
 use crate::api::{FluxInstance, FluxInstanceStatus};
 use crate::cluster::{ClusterError, with_deadline};
@@ -54,11 +53,7 @@ async fn patch_finalizers(ctx: &Ctx, instance: &FluxInstance, finalizers: Vec<St
     let name = instance.name_any();
     let params = PatchParams::default();
     let written = with_deadline(api.patch_metadata(&name, &params, &patch)).await?;
-    Ok(version_of(written.meta()))
-}
-
-fn version_of(metadata: &ObjectMeta) -> u64 {
-    metadata.resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
+    Ok(version_of(&written))
 }
 
 /// Says that a change begins, before its first effect.
@@ -265,15 +260,8 @@ pub(super) async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
         return Action::requeue(BACKOFF_FIRST * 10);
     }
     // The server evaluates its rules on the whole object and may refuse even a status: an event is always possible.
-    let reference = ObjectReference {
-        api_version: Some(FluxInstance::api_version(&()).into_owned()),
-        kind: Some(FluxInstance::kind(&()).into_owned()),
-        namespace: invalid.metadata.namespace.clone(),
-        name: invalid.metadata.name.clone(),
-        uid: invalid.metadata.uid.clone(),
-        ..ObjectReference::default()
-    };
-    about(ctx, &reference, vec![Word { warning: true, reason: "InvalidSpec", note: text }]).await;
+    about(ctx, &unreadable::<FluxInstance>(invalid), vec![Word { warning: true, reason: "InvalidSpec", note: text }])
+        .await;
     Action::await_change()
 }
 
@@ -298,14 +286,14 @@ async fn write(
     }
     let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
     let name = instance.name_any();
-    let mut version = memory.version.max(version_of(&instance.metadata));
+    let mut version = memory.version.max(version_of(instance));
     let mut attempts = 0..ATTEMPTS;
     loop {
         let mut patch = change.clone();
         patch["metadata"] = json!({"uid": instance.uid(), "resourceVersion": version.to_string()});
         match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
             Ok(written) => {
-                memory.version = version_of(written.meta());
+                memory.version = version_of(&written);
                 // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
                 memory.status = Some((memory.version, new.clone()));
                 return Ok(());
@@ -320,7 +308,7 @@ async fn write(
         if ours.is_some_and(|ours| ours.keys().any(|field| since.get(field).is_some())) {
             return Err(ClusterError::Conflict("the status was changed by another operator".to_owned()).into());
         }
-        version = version_of(&now.metadata);
+        version = version_of(&now);
     }
 }
 

@@ -75,9 +75,8 @@ impl Cluster {
     /// What its passes work towards: what is admitted, else what runs.
     fn wanted(&self) -> Option<Pinned> {
         let status = self.instance.status.as_ref()?;
-        let admitted =
-            status.admitted.as_ref().map(|a| Pinned { version: a.version.clone(), digest: a.digest.clone() });
-        let runs = status.applied.as_ref().map(|r| Pinned { version: r.version.clone(), digest: r.digest.clone() });
+        let admitted = status.admitted.as_ref().map(|a| Pinned::of(&a.version, &a.digest));
+        let runs = status.applied.as_ref().map(|r| Pinned::of(&r.version, &r.digest));
         admitted.or(runs)
     }
 
