@@ -291,19 +291,30 @@ async fn write(
     loop {
         let mut patch = change.clone();
         patch["metadata"] = json!({"uid": instance.uid(), "resourceVersion": version.to_string()});
-        match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
+        let failure = match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
             Ok(written) => {
                 memory.version = version_of(&written);
                 // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
                 memory.status = Some((memory.version, new.clone()));
                 return Ok(());
             }
-            Err(ClusterError::Conflict(_)) if attempts.next().is_some() => {}
+            Err(ClusterError::Conflict(_)) if attempts.next().is_some() => None,
+            // Written or not, nobody has said. The watch may tell only after the next pass has begun.
+            Err(error) if error.is_unreachable() => Some(error),
             Err(error) => return Err(error.into()),
-        }
+        };
         // Users change what they want at any time, and that is no matter here.
         let now = with_deadline(api.get(&name)).await?;
-        let since = merge_patch(&old_value["status"], &json!(now.status.clone().unwrap_or_default()));
+        let stored = json!(now.status.clone().unwrap_or_default());
+        if stored == new_value["status"] {
+            memory.version = version_of(&now);
+            memory.status = Some((memory.version, new.clone()));
+            return Ok(());
+        }
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        let since = merge_patch(&old_value["status"], &stored);
         let ours = change["status"].as_object();
         if ours.is_some_and(|ours| ours.keys().any(|field| since.get(field).is_some())) {
             return Err(ClusterError::Conflict("the status was changed by another operator".to_owned()).into());
