@@ -38,8 +38,8 @@ pub const SKIP: &str = "headwater.dev/skip";
 #[x_kube(
     validation = Rule::new("self.stages.all(s, self.stages.exists_one(t, t.name == s.name))")
         .message("each stage needs a name of its own"),
-    validation = Rule::new("self.stages.filter(s, !has(s.selector)).size() <= 1 && (self.stages.all(s, has(s.selector)) || !has(self.stages[self.stages.size() - 1].selector))")
-        .message("a stage without selector takes every instance that no other stage takes: only the last stage can be one"),
+    validation = Rule::new("self.stages.all(s, has(s.selector) && (has(s.selector.matchLabels) && s.selector.matchLabels.size() > 0 || has(s.selector.matchExpressions) && s.selector.matchExpressions.size() > 0) || s.name == self.stages[self.stages.size() - 1].name)")
+        .message("a stage without selector, or with an empty one, takes every instance that no stage before takes: only the last stage can be one"),
     validation = Rule::new("!has(self.distribution.registry) && !has(self.distribution.images) && (!has(self.distribution.pinImages) || !self.distribution.pinImages)")
         .message("registry, images and pinImages say where a cluster gets its images from: set them on the FluxInstances, not on the FluxFleet")
 )]
@@ -412,7 +412,7 @@ pub struct FleetHeld {
 /// Where a rollout stands.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, JsonSchema)]
 pub enum Phase {
-    /// Nothing has been resolved yet.
+    /// Nothing has been resolved yet, or no stage has an instance.
     #[default]
     Pending,
     /// The clusters of a stage are looked at before they move.
@@ -586,4 +586,7 @@ pub struct FleetHistoryEntry {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Time>,
+    /// Why it was given up, where nothing but the repository took its place: it stays given up should the repository show it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<FleetHeld>,
 }

@@ -546,6 +546,113 @@ fn an_empty_stage_is_passed_at_once() {
     assert_eq!(world.status().stages[0].state, StageState::Empty);
 }
 
+/// Stages that were passed while nobody was there are not done with.
+#[test]
+fn a_fleet_that_is_there_before_its_instances_takes_them_in_order_and_asks() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two", "approval": "Required"}]);
+    let mut world = World::new(stages, &[]);
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.phase(), Phase::Pending);
+    assert!(world.status().stages.iter().all(|stage| stage.state == StageState::Empty && stage.current.is_none()));
+    for (ring, running) in [("b", Some("2.8.8")), ("b", None), ("a", Some("2.8.8"))] {
+        world.join(ring, running);
+    }
+    assert_eq!(world.settle(), ["a-2=2.9.4"]);
+    assert_eq!(world.succeed(&["a-2"]), NOBODY);
+    assert_eq!(world.phase(), Phase::Soaking);
+    assert_eq!(world.pass(3600), NOBODY);
+    assert_eq!(world.phase(), Phase::AwaitingApproval);
+}
+
+/// Who gets a first cluster when all others are done tries the target on it, and holds up nobody who is done.
+#[test]
+fn a_stage_that_was_empty_is_gone_through_when_a_cluster_joins_it() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "approval": "Required"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["b"]);
+    assert_eq!(world.settle(), ["b-0=2.9.4"]);
+    world.succeed(&["b-0"]);
+    assert_eq!((world.phase(), world.status().history[0].outcome), (Phase::Complete, FleetOutcome::Succeeded));
+    // What happens to those that are done is no failure of the rollout, as before.
+    world.join("a", Some("2.8.8"));
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.phase(), Phase::AwaitingApproval);
+    world.fleet.spec.approved = Some("2.9.4".to_owned());
+    assert_eq!(world.settle(), ["a-1=2.9.4"]);
+    world.succeed(&["a-1"]);
+    assert_eq!(world.phase(), Phase::Complete);
+}
+
+#[test]
+fn a_stage_of_which_nobody_is_governed_lets_nobody_pass() {
+    let mut world = World::new(json!([{"name": "one", "selector": ring("a")}, {"name": "two"}]), &["a", "b"]);
+    world.edit("a-0", |instance| instance.spec.admission = Admission::Own);
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.phase(), Phase::Blocked);
+    let message = world.status().message.clone().unwrap();
+    assert!(message.contains("1 instances are in it, and none that this fleet governs"), "{message}");
+    world.edit("a-0", |instance| instance.spec.admission = Admission::Fleet);
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+}
+
+/// An owner who changes his spec every day must not hold up everybody behind.
+#[test]
+fn a_spec_that_changes_while_a_stage_is_watched_does_not_begin_the_soak_anew() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "b"]);
+    world.settle();
+    assert_eq!(world.succeed(&["a-0"]), NOBODY);
+    world.pass(1800);
+    let now = at(world.second);
+    world.edit("a-0", |instance| {
+        let status = instance.status.as_mut().unwrap();
+        let mut entry = status.history[0].clone();
+        assert_eq!(entry.digest, "sha256:2.9.4");
+        (entry.config, entry.started, entry.finished) = ("another".to_owned(), Time(now), Some(Time(now)));
+        status.history.insert(0, entry);
+        status.last_good.as_mut().unwrap().at = Time(now);
+    });
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.pass(1800), ["b-1=2.9.4"]);
+}
+
+/// A mirror that lags shows an older version for a moment.
+#[test]
+fn what_was_given_up_stays_so_when_the_repository_shows_something_else_meanwhile() {
+    for on_failure in [FleetOnFailure::Pause, FleetOnFailure::Rollback] {
+        let mut world = one_stage(json!({"concurrency": 1}), &["a", "a"]);
+        world.fleet.spec.on_failure = on_failure;
+        assert_eq!(world.settle(), ["a-0=2.9.4"]);
+        world.fail("a-0");
+        world.succeed(&["a-0"]);
+        let (phase, message) = (world.phase(), world.status().message.clone());
+        assert!([Phase::Stopped, Phase::RolledBack].contains(&phase), "{phase:?}");
+        world.target = pinned("2.9.3");
+        world.pass(60);
+        world.target = pinned("2.9.4");
+        assert_eq!(world.pass(60), NOBODY);
+        assert_eq!(world.succeed(&["a-0"]), NOBODY, "what it was on its way to");
+        assert_eq!((world.phase(), &world.status().message), (phase, &message));
+        // Somebody who says so is heard.
+        world.word(RETRY, "1");
+        assert_eq!(world.pass(60), ["a-0=2.9.4"]);
+    }
+}
+
+#[test]
+fn what_was_given_up_is_tried_again_when_the_spec_went_elsewhere_meanwhile() {
+    let mut world = one_stage(json!({}), &["a"]);
+    world.settle();
+    world.fail("a-0");
+    assert_eq!(world.phase(), Phase::Stopped);
+    world.fleet.spec.distribution.version = "2.9.3".to_owned();
+    world.target = pinned("2.9.3");
+    world.pass(60);
+    world.fleet.spec.distribution.version = "2.x".to_owned();
+    world.target = pinned("2.9.4");
+    world.pass(60);
+    assert_ne!(world.phase(), Phase::Stopped);
+}
+
 #[test]
 fn two_hundred_clusters_do_not_fall_upon_one_registry() {
     let mut world = one_stage(json!({"concurrency": "100%"}), &["a"; 200]);

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::member::{Member, State, admits, is_new};
+use super::member::{Member, State, admits, good_since, is_new};
 use super::reason::{Exclusion, Failure, Waiting};
 use super::window::{Gate, Windows};
 use super::{Draft, MAX_IN_FLIGHT, target};
@@ -12,7 +12,7 @@ use crate::api::{FleetOnFailure, FleetOutcome, Pinned, StageState, Target};
 /// What a stage has to reckon with.
 #[derive(Default)]
 struct Tally {
-    /// Selected by the stage, whatever stands in their way.
+    /// Selected by the stage, whatever stands in their way: one with none of these is empty.
     selected: usize,
     /// Governed: what shares are of.
     members: usize,
@@ -33,7 +33,7 @@ struct Tally {
 
 fn tally(members: &[Member<'_>], stage: usize) -> Tally {
     let mut tally = Tally::default();
-    for member in members.iter().filter(|m| m.stage == Some(stage) && !matches!(m.state, State::Ungoverned)) {
+    for member in members.iter().filter(|m| m.stage == Some(stage)) {
         tally.selected += 1;
         tally.members += usize::from(member.state.is_governed());
         let mut is_there = false;
@@ -64,8 +64,8 @@ fn tally(members: &[Member<'_>], stage: usize) -> Tally {
             | State::Ungoverned
             | State::Unassigned => {}
         }
-        if let Some(status) = member.instance.status.as_ref().filter(|_| is_there) {
-            tally.newest = tally.newest.max(status.last_good.as_ref().map(|good| good.at.0));
+        if is_there {
+            tally.newest = tally.newest.max(good_since(member.instance));
         }
     }
     tally
@@ -80,7 +80,8 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], ta
         let was_done = is_done(draft, stage, target);
         is_turn = Stage { draft, members, target, place: stage, moving: &mut moving }.walk(is_turn, was_done);
     }
-    if is_turn {
+    // Stages that are empty prove nothing.
+    if is_turn && (0..stages).any(|stage| is_done(draft, stage, target)) {
         target::close(&mut draft.status, FleetOutcome::Succeeded, &Time(draft.now));
     }
 }
@@ -92,7 +93,8 @@ fn is_done(draft: &Draft<'_, '_>, stage: usize, target: &Target) -> bool {
 /// More failures than a stage may have stop the whole fleet. A stage that has not moved anything yet only does not begin.
 pub(super) fn stop_if_over_budget(draft: &mut Draft<'_, '_>, members: &[Member<'_>], target: &Target) {
     let stages = draft.rules.stages.len();
-    if draft.status.held.is_some() || (0..stages).all(|stage| is_done(draft, stage, target)) {
+    let is_over = |stage| is_done(draft, stage, target) || tally(members, stage).selected == 0;
+    if draft.status.held.is_some() || (0..stages).all(is_over) {
         return;
     }
     for stage in 0..stages {
@@ -145,11 +147,8 @@ impl Stage<'_, '_, '_> {
         }
         let is_stopped = matches!(gate, Err(Waiting::Stopped | Waiting::Suspended | Waiting::Unresolved));
         if after.selected == 0 {
-            if is_stopped {
-                self.say(StageState::Empty, None);
-            } else {
-                self.pass(StageState::Empty);
-            }
+            // Let by, and not through: whoever joins is the first to try the target here, and approval is asked for as ever.
+            self.say(StageState::Empty, None);
             return true;
         }
         if after.moving + after.waiting + after.unchecked > 0 || matches!(gate, Err(Waiting::PreflightFailed(_))) {
@@ -336,7 +335,16 @@ impl Stage<'_, '_, '_> {
             return false;
         }
         if tally.done == 0 {
-            let text = format!("none of {} is on {}, and none can be moved", tally.members, self.target.version);
+            let version = &self.target.version;
+            let text = if tally.members == 0 {
+                format!(
+                    "{} instances are in it, and none that this fleet governs, so that nobody tries {version}: set spec.admission: \
+                     Fleet on them, or take the stage out of the fleet",
+                    tally.selected
+                )
+            } else {
+                format!("none of {} is on {version}, and none can be moved", tally.members)
+            };
             self.say(StageState::Blocked, Some(text));
             return false;
         }
@@ -352,13 +360,9 @@ impl Stage<'_, '_, '_> {
             self.say(StageState::Soaking, Some(format!("{} done, watched until {until}", tally.done)));
             return false;
         }
-        self.pass(StageState::Done);
-        true
-    }
-
-    fn pass(&mut self, state: StageState) {
         let said = &mut self.draft.status.stages[self.place];
         said.current = Some(Pinned::of(&self.target.version, &self.target.digest));
-        self.say(state, None);
+        self.say(StageState::Done, None);
+        true
     }
 }

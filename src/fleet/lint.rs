@@ -74,6 +74,12 @@ impl Lint<'_, '_> {
         self.plan.status.stages[stage].current.as_ref().is_some_and(|current| current.digest == target.digest)
     }
 
+    fn is_empty(&self, stage: usize) -> bool {
+        let instances = self.input.instances.iter().filter(|i| i.metadata.deletion_timestamp.is_none());
+        let mut labels = instances.map(|instance| instance.metadata.labels.clone().unwrap_or_default());
+        !labels.any(|labels| self.rules.selector.matches(&labels) && self.rules.stage_of(&labels) == Some(stage))
+    }
+
     fn admission(&mut self, made: &Move<'_>) {
         let (instance, admitted) = (made.instance, &made.admitted);
         let name = instance.metadata.name.clone().unwrap_or_default();
@@ -135,17 +141,13 @@ impl Lint<'_, '_> {
         let now = self.plan_time();
         let is_new = runs.iter().all(Option::is_none) && status.admitted.is_none();
         let was_through = (0..=stage).all(|stage| self.is_through(stage, &target));
+        let before: Vec<usize> =
+            (0..stage).filter(|stage| !self.is_empty(*stage) && !self.is_through(*stage, &target)).collect();
         let mut wrong = |is_wrong: bool, what: &str| {
             if is_wrong {
                 self.found.push(format!("{name} is admitted to {}, though {what}", admitted.digest));
             }
         };
-        let before: Vec<usize> = (0..stage)
-            .filter(|stage| {
-                let current = self.plan.status.stages[*stage].current.as_ref();
-                current.is_none_or(|current| current.digest != target.digest)
-            })
-            .collect();
         let joins = is_new
             && self.plan.status.stages[stage].current.as_ref().is_some_and(|current| current.digest == target.digest);
         wrong(!before.is_empty() && !joins, &format!("the stages {before:?} are not through with it"));

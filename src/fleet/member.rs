@@ -9,8 +9,8 @@ use super::policy::StageRules;
 use super::reason::{Deferral, Exclusion, Failure, Waiting};
 use crate::api::condition::{CONTROLLERS_READY, REACHABLE, RECONCILING, STALLED, find};
 use crate::api::{
-    Admitted, Enforcement, FleetHeld, FluxInstance, FluxInstanceStatus, Pinned, SKIP, Selector, StepState, Target,
-    Unreachable,
+    Admitted, Enforcement, FleetHeld, FluxInstance, FluxInstanceStatus, Outcome, Pinned, SKIP, Selector, StepState,
+    Target, Unreachable,
 };
 use crate::plan::goal;
 
@@ -403,6 +403,15 @@ pub fn way_back(instance: &FluxInstance, bad: &str) -> Option<Pinned> {
         return Some(Pinned::of(&back.version, &back.digest));
     }
     goal::good(status).find(|entry| entry.digest != bad).map(|entry| Pinned::of(&entry.version, &entry.digest))
+}
+
+/// Since when an instance runs what is good on it. That its spec changed meanwhile is another try for it, and none for its fleet.
+pub(super) fn good_since(instance: &FluxInstance) -> Option<Timestamp> {
+    let status = instance.status.as_ref()?;
+    let good = status.last_good.as_ref()?;
+    let of_this = status.history.iter().take_while(|entry| entry.digest == good.digest);
+    let first = of_this.filter(|entry| entry.outcome == Outcome::Succeeded).filter_map(|entry| entry.finished.as_ref());
+    first.map(|time| time.0).chain([good.at.0]).min()
 }
 
 /// Whether nothing has ever been installed by us, and nothing is about to be.

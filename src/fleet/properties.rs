@@ -346,8 +346,7 @@ impl World {
         let rules = Rules::read(&self.fleet.spec).unwrap();
         for (place, stage) in rules.stages.iter().enumerate() {
             let was = self.fleet.status.as_ref().is_some_and(|status| is_through(status, &stage.name));
-            let state = after.stages[place].state;
-            if was || !is_through(after, &stage.name) || state == StageState::Empty {
+            if was || !is_through(after, &stage.name) {
                 continue;
             }
             for tracked in &self.clusters {
@@ -394,6 +393,7 @@ impl World {
             self.plan(&calm);
             match self.phase() {
                 Phase::Complete => return self.is_complete(),
+                Phase::Pending => return self.is_in_no_stage(),
                 Phase::Stopped | Phase::RolledBack if told < 3 => {
                     told += 1;
                     self.say(RETRY);
@@ -412,6 +412,12 @@ impl World {
         let status = self.fleet.status.as_ref().unwrap();
         let counts = &status.counts;
         assert_eq!(counts.total, counts.done + counts.left_out + counts.failed, "{status:#?}");
+    }
+
+    fn is_in_no_stage(&self) {
+        let status = self.fleet.status.as_ref().unwrap();
+        assert!(status.target.is_some() && status.counts.total == 0, "{status:#?}");
+        assert!(status.stages.iter().all(|stage| stage.state == StageState::Empty), "{status:#?}");
     }
 
     /// A stage of which nobody can move: there has to be a member, and none that could.

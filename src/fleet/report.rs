@@ -9,6 +9,7 @@ use super::member::{Member, State};
 use crate::api::condition::{self, Verdict};
 use crate::api::{
     Counts, Enforcement, FleetHeld, FluxFleetStatus, NotReady, Phase, PreflightFinding, StageFinding, StageState,
+    StageStatus,
 };
 
 /// Entries of `status.notReady`: a status of ten thousand clusters has to stay small enough to be stored.
@@ -116,6 +117,10 @@ fn phase(status: &FluxFleetStatus, name: &str, is_suspended: bool) -> (Phase, St
     }
     let active = status.stages.iter().find(|stage| !matches!(stage.state, StageState::Done | StageState::Empty));
     let Some(stage) = active else {
+        let is_through = |stage: &StageStatus| stage.current.as_ref().is_some_and(|c| c.digest == target.digest);
+        if !status.stages.iter().any(is_through) {
+            return (Phase::Pending, "no stage has an instance yet".to_owned());
+        }
         let rest = [
             (counts.failed, "failed"),
             (counts.deferred, "deferred"),

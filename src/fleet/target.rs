@@ -18,7 +18,7 @@ pub(super) fn begin(fleet: &FluxFleet, resolved: Option<&Pinned>, now: &Time) ->
     if let Some(resolved) =
         resolved.filter(|resolved| status.target.as_ref().is_none_or(|t| t.digest != resolved.digest))
     {
-        supersede(&mut status, resolved, now);
+        supersede(&mut status, resolved, &essence(&fleet.spec), now);
     }
     let Some(target) = status.target.clone() else { return status };
     status.approved = bind(status.approved.take(), fleet.spec.approved.as_ref(), &target);
@@ -32,16 +32,22 @@ pub(super) fn begin(fleet: &FluxFleet, resolved: Option<&Pinned>, now: &Time) ->
     status
 }
 
-/// Another target: all stages begin anew, and what was said about the old one is void.
-fn supersede(status: &mut FluxFleetStatus, to: &Pinned, now: &Time) {
+/// Another target: all stages begin anew, and what was said about the old one is void. Unless the spec is the same, and it is only the
+/// repository that shows something else: when that shows again what was given up, it is still given up.
+fn supersede(status: &mut FluxFleetStatus, to: &Pinned, spec: &str, now: &Time) {
     close(status, FleetOutcome::Superseded, now);
+    if let Some(entry) = status.history.first_mut() {
+        entry.held = status.held.take().filter(|held| held.spec == spec);
+    }
+    let known = status.history.iter().find(|entry| entry.digest == to.digest);
+    let held = known.and_then(|entry| entry.held.clone()).filter(|held| held.spec == spec);
     let (version, digest) = (to.version.clone(), to.digest.clone());
     status.target = Some(Target { version: version.clone(), digest: digest.clone(), since: now.clone() });
-    let entry =
-        FleetHistoryEntry { version, digest, outcome: FleetOutcome::Progressing, started: now.clone(), finished: None };
+    let outcome = if held.is_some() { FleetOutcome::Stopped } else { FleetOutcome::Progressing };
+    let entry = FleetHistoryEntry { version, digest, outcome, started: now.clone(), finished: None, held: None };
     status.history.insert(0, entry);
     status.history.truncate(HISTORY);
-    status.held = None;
+    status.held = held;
     status.resumed = None;
     for stage in &mut status.stages {
         stage.soak_since = None;
@@ -72,6 +78,9 @@ pub(super) fn is_bound(bound: Option<&Bound>, target: &Target) -> bool {
 }
 
 /// Digest of a spec without what only says when, and without what makes instances: such a change is not another try.
+///
+/// It is stored, and a release that computes it otherwise ends every hold there is: a field that is added later must not be serialized
+/// while it has its default.
 fn essence(spec: &FluxFleetSpec) -> String {
     let spec = FluxFleetSpec { approved: None, emergency: None, suspend: false, discover: None, ..spec.clone() };
     digest(serde_json::to_string(&spec).unwrap_or_default().as_bytes())
@@ -123,5 +132,43 @@ fn heed(fleet: &FluxFleet, status: &mut FluxFleetStatus, target: &Target, now: &
             entry.outcome = FleetOutcome::Progressing;
         }
         hold(status, fleet, target, "it was asked to go back".to_owned(), true, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds outlive the release that made them.
+    #[test]
+    fn digest_of_a_spec_is_the_same_in_every_release() {
+        let spec = |json| serde_json::from_value::<FluxFleetSpec>(json).unwrap();
+        let small =
+            serde_json::json!({"selector": {}, "distribution": {"version": "2.x"}, "stages": [{"name": "all"}]});
+        assert_eq!(
+            essence(&spec(small.clone())),
+            "sha256:1cf36da1c5df3ca83295db4a92c8a93474dc826a3a2108bcb2ce177df3d1ca4c"
+        );
+        let mut same = small.clone();
+        same["suspend"] = true.into();
+        same["approved"] = "2.9.4".into();
+        same["emergency"] = "2.9.4".into();
+        same["discover"] =
+            serde_json::json!({"clusterAPI": {}, "template": {"spec": {"distribution": {"version": "2.x"}}}});
+        assert_eq!(essence(&spec(same)), essence(&spec(small)));
+        let full = serde_json::json!({
+            "selector": {"matchLabels": {"team": "a"}},
+            "distribution": {"version": "2.9.x", "artifact": "oci://registry.example/flux", "verify": {"provider": "cosign", "secretRef": {"name": "k"}}},
+            "defaults": {"concurrency": "10%", "maxFailures": 1, "progressDeadline": "20m", "unreachable": "Fail"},
+            "onFailure": "Rollback",
+            "interval": "5m",
+            "stages": [
+                {"name": "one", "selector": {"matchLabels": {"ring": "a"}}, "concurrency": 2, "maxFailures": "5%", "progressDeadline": "5m",
+                 "unreachable": "Defer", "soak": "1h", "approval": "Required",
+                 "windows": [{"kind": "Deny", "cron": "0 9 * * *", "duration": "2h", "timeZone": "Europe/Berlin"}]},
+                {"name": "two"},
+            ],
+        });
+        assert_eq!(essence(&spec(full)), "sha256:35766d08e8ea7342610227297d642a5271d8072118677799a2bec055539cc3db");
     }
 }

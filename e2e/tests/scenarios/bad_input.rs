@@ -89,6 +89,8 @@ fn fleets_that_fit_nothing_are_refused_by_field() {
         (stage("name", json!("Canary")), "must be a name such as canary (lower case letters, digits and dashes)"),
         (stage("name", json!("rest")), "each stage needs a name of its own"),
         (stage("selector", Value::Null), "only the last stage can be one"),
+        (stage("selector", json!({})), "only the last stage can be one"),
+        (stage("selector", json!({"matchLabels": {}, "matchExpressions": []})), "only the last stage can be one"),
         (set(&good, "/stages", json!([])), "spec.stages"),
         (window("duration", json!("6h")), "accepted"),
         (window("duration", json!("30s")), "must be a duration such as 1h, between 1m and 168h"),
@@ -116,7 +118,7 @@ fn fleets_that_fit_nothing_are_refused_by_field() {
     let stalled = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Stalled").unwrap();
     assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("InvalidSpec")));
     tenant.hub.merge(&path, &json!({"spec": good}));
-    says("0 of 0 on");
+    says("no stage has an instance yet");
 }
 
 /// What the API server refuses by the rules of the CRD, before anything is stored.

@@ -291,7 +291,8 @@ async fn write(
     loop {
         let mut patch = change.clone();
         patch["metadata"] = json!({"uid": instance.uid(), "resourceVersion": version.to_string()});
-        let failure = match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
+        let failure = match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await
+        {
             Ok(written) => {
                 memory.version = version_of(&written);
                 // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
