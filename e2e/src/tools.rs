@@ -38,6 +38,8 @@ pub enum Module {
     Helm,
     /// cosign, and a Sigstore that lives for one run.
     Sigstore,
+    /// The CRDs of the Prometheus operator that `config/monitoring` needs.
+    PrometheusOperator,
 }
 
 struct Spec {
@@ -49,6 +51,8 @@ struct Spec {
     /// Package and the name of its program.
     packages: &'static [(&'static str, &'static str)],
     ldflags: &'static str,
+    /// Files that are taken from a module as they are: the module with its version, and the path in it.
+    files: &'static [(&'static str, &'static str)],
     /// Module and file that its release process makes, without which it does not compile; an empty one will do.
     missing: Option<(&'static str, &'static str)>,
     /// On two cores with nothing cached.
@@ -67,6 +71,7 @@ macro_rules! spec {
             main_go: $main_go,
             packages: $packages,
             ldflags: $ldflags,
+            files: &[],
             missing: None,
             about: $about,
         }
@@ -122,10 +127,23 @@ static SIGSTORE: Spec = spec!(
     "-s -w",
     "2 min"
 );
+static PROMETHEUS_OPERATOR: Spec = Spec {
+    files: &[
+        (
+            "github.com/prometheus-operator/prometheus-operator@v0.85.0",
+            "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        ),
+        (
+            "github.com/prometheus-operator/prometheus-operator@v0.85.0",
+            "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+        ),
+    ],
+    ..spec!("prometheus-operator", &[], "", "10 s")
+};
 
 impl Module {
     /// All of them, in the order in which they are built.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Kubernetes,
         Self::Kwok,
         Self::Registry,
@@ -136,6 +154,7 @@ impl Module {
         Self::FluxCli,
         Self::Helm,
         Self::Sigstore,
+        Self::PrometheusOperator,
     ];
 
     fn spec(self) -> &'static Spec {
@@ -150,6 +169,7 @@ impl Module {
             Self::FluxCli => &FLUX_CLI,
             Self::Helm => &HELM,
             Self::Sigstore => &SIGSTORE,
+            Self::PrometheusOperator => &PROMETHEUS_OPERATOR,
         }
     }
 }
@@ -164,8 +184,8 @@ impl Spec {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
-        for (package, program) in self.packages {
-            hash.update(format!("{package}={program}\n").as_bytes());
+        for (from, what) in self.packages.iter().chain(self.files) {
+            hash.update(format!("{from}={what}\n").as_bytes());
         }
         hash.update(self.main_go.as_bytes());
         let hash = hash.finalize();
@@ -173,12 +193,14 @@ impl Spec {
         Ok(dirs::tools()?.join(format!("{}-{short:016x}", self.name)))
     }
 
-    fn programs(&self) -> String {
-        self.packages.iter().map(|(_, program)| *program).collect::<Vec<_>>().join(", ")
+    /// Names of its programs and files in the cache.
+    fn products(&self) -> impl Iterator<Item = &'static str> {
+        let files = self.files.iter().filter_map(|(_, path)| path.rsplit('/').next());
+        self.packages.iter().map(|(_, program)| *program).chain(files)
     }
 }
 
-/// Built programs.
+/// Built programs, and files.
 #[derive(Debug, Clone)]
 pub struct Tools {
     folders: Vec<PathBuf>,
@@ -219,7 +241,7 @@ pub fn ensure(modules: &[Module]) -> Result<Tools> {
 
 /// Path of a program such as `cosign`, building it when it is not in the cache yet.
 pub fn tool(program: &str) -> Result<PathBuf> {
-    let all = || Module::ALL.into_iter().flat_map(|m| m.spec().packages.iter().map(move |(_, name)| (m, *name)));
+    let all = || Module::ALL.into_iter().flat_map(|m| m.spec().products().map(move |name| (m, name)));
     let Some((module, _)) = all().find(|(_, name)| *name == program) else {
         let names: Vec<&str> = all().map(|(_, name)| name).collect();
         bail!("{program} is no tool of the test bed; there is: {}", names.join(", "))
@@ -293,25 +315,26 @@ fn go(work: &Path) -> Command {
     go
 }
 
-/// Uses a copy of a module that has one more, empty file. Go itself allows no changes to modules, not even by an overlay.
-fn complete(work: &Path, module: &str, file: &str) -> Result<()> {
-    let run = |command: &mut Command| {
-        let output = command.stdin(Stdio::null()).output()?;
-        if !output.status.success() {
-            bail!(
-                "{command:?}: {}{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(output.stdout)
-    };
-    // Compared with go.sum on the way.
+fn run(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!("{command:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.stdout)
+}
+
+/// Downloads a module, compares it with go.sum, and says where it is.
+fn downloaded(work: &Path, module: &str) -> Result<PathBuf> {
     let download: serde_json::Value =
         serde_json::from_slice(&run(go(work).args(["mod", "download", "-json", module]))?)?;
-    let dir = download["Dir"].as_str().context("go does not say where the module is")?;
+    download["Dir"].as_str().map(PathBuf::from).context("go does not say where the module is")
+}
+
+/// Uses a copy of a module that has one more, empty file. Go itself allows no changes to modules, not even by an overlay.
+fn complete(work: &Path, module: &str, file: &str) -> Result<()> {
+    let dir = downloaded(work, module)?;
     let copy = work.join("completed");
-    run(Command::new("cp").args(["-r", "--no-preserve=mode", dir]).arg(&copy))?;
+    run(Command::new("cp").args(["-r", "--no-preserve=mode"]).args([&dir, &copy]))?;
     let file = copy.join(file);
     fs::create_dir_all(file.parent().unwrap_or(&copy))?;
     fs::write(&file, "")?;
@@ -327,7 +350,16 @@ fn build(spec: &Spec, work: &Path, number: usize, of: usize) -> Result<()> {
     if !spec.main_go.is_empty() {
         fs::write(work.join("main.go"), spec.main_go)?;
     }
-    say(&format!("building {} ({number} of {of}, about {} the first time)", spec.programs(), spec.about));
+    let products = spec.products().collect::<Vec<_>>().join(", ");
+    say(&format!("building {products} ({number} of {of}, about {} the first time)", spec.about));
+    for (module, path) in spec.files {
+        let dir = downloaded(work, module)?;
+        // Modules in Go's cache cannot be written to.
+        run(Command::new("cp").arg("--no-preserve=mode").args([&dir.join(path), &bin]))?;
+    }
+    if spec.packages.is_empty() {
+        return Ok(());
+    }
     let log = work.join("build.log");
     let output = File::create(&log)?;
     let started = Instant::now();

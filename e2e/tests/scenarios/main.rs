@@ -15,6 +15,7 @@ mod bad_bundles;
 mod bad_input;
 mod claims;
 mod cli;
+mod config;
 mod connections;
 mod content;
 mod crash;
