@@ -17,7 +17,7 @@ pub(crate) fn push(version: &str, repository: &str, from: &str) -> String {
     sources.push(version, repository)
 }
 
-fn artifact(repository: &str) -> Value {
+pub(crate) fn artifact(repository: &str) -> Value {
     for version in [OLD, NEW] {
         world().push(version, repository);
     }
