@@ -178,14 +178,20 @@ impl Fleet<'_> {
 
     /// The same with something else in its spec.
     pub(crate) fn join_as(&self, number: usize, ring: &str, more: &Value) {
-        let name = format!("m{number}");
-        self.connect(number, OPERATOR, TOKENS[0]);
+        let kubeconfig = self.members[number].line.kubeconfig(OPERATOR, TOKENS[0]);
+        self.add(&format!("m{number}"), &kubeconfig, &json!({"ring": ring}), more);
+    }
+
+    /// Creates an instance of any cluster, and its Secret.
+    pub(crate) fn add(&self, name: &str, kubeconfig: &str, labels: &Value, more: &Value) {
+        let secret = format!("{name}-kubeconfig");
+        self.tenant.secret(&secret, "value", kubeconfig);
         let mut spec = self.common.clone();
-        spec["kubeConfig"] = json!({"secretRef": {"name": format!("{name}-kubeconfig")}});
+        spec["kubeConfig"] = json!({"secretRef": {"name": secret}});
         json_patch::merge(&mut spec, more);
-        let mut object = self.tenant.object(&name, &spec);
-        object["metadata"]["labels"] = json!({"ring": ring});
-        let path = self.tenant.path(&name);
+        let mut object = self.tenant.object(name, &spec);
+        object["metadata"]["labels"] = labels.clone();
+        let path = self.tenant.path(name);
         self.tenant.hub.create(path.rsplit_once('/').unwrap().0, &object);
     }
 
