@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod bed;
 pub mod certificates;
+pub mod clock;
 pub mod cluster;
 pub mod dirs;
 pub mod fakes;
@@ -25,6 +26,7 @@ pub mod tools;
 
 pub use audit::{AuditEvent, AuditMark};
 pub use bed::{Target, clusters_or_bed};
+pub use clock::Clock;
 pub use cluster::{Cluster, Kind, Options, Token};
 pub use proxy::{Fault, Faults, Line, Phase, Proxy, Write};
 pub use registry::{Registry, RegistryOptions, Tls};

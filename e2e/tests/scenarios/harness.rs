@@ -464,6 +464,11 @@ impl<'a> Tenant<'a> {
 
     /// The same with more arguments.
     pub(crate) fn start_with(&self, more: &[&str]) {
+        self.start_in(more, &[]);
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_in(&self, more: &[&str], env: &[(&str, &str)]) {
         let mut running = self.running();
         for _ in 0..3 {
             let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -474,13 +479,17 @@ impl<'a> Tenant<'a> {
                 name: "operator".into(),
                 program: world().binary.clone(),
                 args: [&own, more].concat().into_iter().map(str::to_owned).collect(),
-                env: vec![
-                    ("KUBECONFIG".into(), self.kubeconfig()),
+                env: [
+                    ("KUBECONFIG", self.kubeconfig().as_str()),
                     // Who is started again has its lease at once.
-                    ("HEADWATER_IDENTITY".into(), "operator".into()),
-                    ("HOME".into(), self.dir.path().display().to_string()),
-                    ("RUST_LOG".into(), "info,headwater=debug".into()),
-                ],
+                    ("HEADWATER_IDENTITY", "operator"),
+                    ("HOME", self.dir.path().display().to_string().as_str()),
+                    ("RUST_LOG", "info,headwater=debug"),
+                ]
+                .iter()
+                .chain(env)
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
                 dir: self.dir.path().to_owned(),
                 log: self.dir.path().join("operator.log"),
             };
