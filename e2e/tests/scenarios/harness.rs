@@ -149,7 +149,7 @@ pub(crate) fn headwater(args: &[&str], env: &[(&str, &str)]) -> Ended {
 // --- Clusters -------------------------------------------------------------------------------
 
 /// Clusters at a time: each takes a third of a gigabyte, and a busy processor to start.
-const CLUSTERS: usize = 8;
+const CLUSTERS: usize = 12;
 static IN_USE: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 struct Slot;
