@@ -257,6 +257,8 @@ pub enum Line {
     Silent,
     /// They end at once.
     Refused,
+    /// Every request is answered with 503, as by a balancer in front of an API server that is gone.
+    Failing,
 }
 
 /// Where a proxy leads, and how the line to it is.
@@ -270,7 +272,8 @@ impl Road {
         match self.line.load(Ordering::SeqCst) {
             0 => Line::Open,
             1 => Line::Silent,
-            _ => Line::Refused,
+            2 => Line::Refused,
+            _ => Line::Failing,
         }
     }
 
@@ -294,7 +297,7 @@ impl Wire {
             Line::Refused => Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into())),
             // Nobody is woken any more: what was lost stays lost.
             _ if self.lost => Poll::Pending,
-            Line::Open | Line::Silent => Poll::Ready(Ok(())),
+            Line::Open | Line::Silent | Line::Failing => Poll::Ready(Ok(())),
         }
     }
 }
@@ -504,6 +507,7 @@ impl Proxy {
             Line::Open => 0,
             Line::Silent => 1,
             Line::Refused => 2,
+            Line::Failing => 3,
         };
         self.road.line.store(line, Ordering::SeqCst);
     }
@@ -539,7 +543,16 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, road: Arc<Road>, f
     stream.set_nodelay(true)?;
     let wire = Wire { stream, road: Arc::clone(&road), lost: false };
     let stream = TokioIo::new(acceptor.accept(wire).await?);
-    let service = service_fn(move |request| road.upstream().pass(faults.clone(), request));
+    let service = service_fn(move |request| {
+        let (road, faults) = (Arc::clone(&road), faults.clone());
+        async move {
+            if road.line() == Line::Failing {
+                Ok(refusal(503, None))
+            } else {
+                road.upstream().pass(faults, request).await
+            }
+        }
+    });
     hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await?;
     Ok(())
 }

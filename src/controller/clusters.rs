@@ -58,6 +58,8 @@ struct Way {
     secret_version: Option<String>,
     /// An instance asked for another cluster than the one that answers.
     is_other: bool,
+    /// A pass was turned away since it was connected last.
+    is_awaited: bool,
 }
 
 impl Way {
@@ -163,7 +165,7 @@ impl Clusters {
         if let Some(connection) = local.as_ref() {
             return Ok(connection.clone());
         }
-        let cluster = Cluster::identify(self.hub.clone(), true).await?;
+        let cluster = Cluster::identify(self.hub.clone(), true).await.map_err(StepError::Contact)?;
         Ok(local.insert(Connection { cluster, epoch: self.next_epoch() }).clone())
     }
 
@@ -173,6 +175,7 @@ impl Clusters {
         let way = ways.by_id.entry(id_of(reference)).or_default();
         let is_connected = way.is_connected();
         let Some(connection) = way.connection.as_ref().filter(|_| is_connected) else {
+            way.is_awaited = true;
             self.stirred.notify_one();
             return Err(way.why.clone().unwrap_or(StepError::Connecting));
         };
@@ -187,18 +190,19 @@ impl Clusters {
     /// Whether the instance will be woken when there is something new to know of its cluster, so that it need not ask.
     pub fn wakes(&self, instance: &FluxInstance) -> bool {
         let Some(reference) = &instance.spec.kube_config else { return false };
-        self.ways().by_id.get(&id_of(reference)).is_some_and(|way| !way.is_connected())
+        // One that is only doubted may turn out to be well, which is no news.
+        self.ways().by_id.get(&id_of(reference)).is_some_and(|way| way.connection.is_none())
     }
 
     /// How a pass that used a connection ended.
     pub fn tell(&self, instance: &FluxInstance, epoch: Option<u64>, error: Option<&StepError>) {
-        let trouble = error.and_then(|error| Some((error.trouble()?, error)));
-        self.happened(instance, epoch, |way| match trouble {
-            None => way.on(Event::Worked),
-            Some((trouble, error)) => {
+        self.happened(instance, epoch, |way| match error.map(|error| (error, error.trouble())) {
+            Some((error, Some(trouble))) => {
                 way.on(Event::Broke(trouble));
                 way.is_down(error);
             }
+            Some((error, None)) if error.is_doubtful() => way.on(Event::Doubted),
+            Some((_, None)) | None => way.on(Event::Worked),
         });
     }
 
@@ -257,7 +261,7 @@ impl Clusters {
                 way.on(Event::Answered);
                 let is_connected = way.is_connected();
                 (way.connection, way.why) = (is_connected.then_some(connection), None);
-                is_connected
+                is_connected && std::mem::take(&mut way.is_awaited)
             }
             Err(error) => {
                 way.on(Event::Failed(error.trouble().unwrap_or(Trouble::Unreachable), error.retry_after()));
@@ -273,7 +277,8 @@ impl Clusters {
         let doubted = self.ways().by_id.get(id).and_then(|way| way.connection.clone());
         if let Some(connection) = doubted {
             let asked = tokio::time::timeout(PROBE, connection.cluster.identity()).await;
-            if asked.unwrap_or(Err(ClusterError::Timeout(PROBE)))? == connection.cluster.uid {
+            let uid = asked.unwrap_or(Err(ClusterError::Timeout(PROBE))).map_err(StepError::Contact)?;
+            if uid == connection.cluster.uid {
                 return Ok(connection);
             }
         }
@@ -284,7 +289,7 @@ impl Clusters {
         }
         let client = client_of(secret, key.as_deref(), &self.gate)?;
         let identified = tokio::time::timeout(PROBE, Cluster::identify(client, false)).await;
-        let cluster = identified.unwrap_or(Err(ClusterError::Timeout(PROBE)))?;
+        let cluster = identified.unwrap_or(Err(ClusterError::Timeout(PROBE))).map_err(StepError::Contact)?;
         Ok(Connection { cluster, epoch: self.next_epoch() })
     }
 

@@ -39,6 +39,9 @@ pub enum StepError {
     /// Nobody knows yet whether the cluster answers; the pass is made when somebody does.
     #[error("connecting to the cluster")]
     Connecting,
+    /// Nobody could even say which cluster it is: whatever the answer was, it cannot be used.
+    #[error("{0}")]
+    Contact(ClusterError),
     /// The cluster does not answer, or refuses us as a whole.
     #[error("{0}")]
     Cluster(#[from] ClusterError),
@@ -157,6 +160,10 @@ impl StepError {
             Self::Secret { .. } => "SecretFailed",
             Self::Kubeconfig { .. } => "KubeconfigRejected",
             Self::Connecting => "Connecting",
+            Self::Contact(error) => match reason_of(error) {
+                "ReconciliationFailed" => "ClusterUnreachable",
+                reason => reason,
+            },
             Self::Cluster(error) => reason_of(error),
             Self::Identity { .. } => "ClusterIdentityMismatch",
             Self::Claimed { .. } => "NamespaceClaimed",
@@ -191,7 +198,7 @@ impl StepError {
             | Self::NotServed(_)
             | Self::Render(_) => false,
             Self::Secret { transient, .. } => *transient,
-            Self::Connecting => true,
+            Self::Connecting | Self::Contact(_) => true,
             // Rights can be granted and credentials be renewed without anything of ours changing.
             Self::Cluster(error) | Self::Migration { cause: error, .. } => {
                 error.is_transient() || matches!(error, ClusterError::Unauthorized | ClusterError::Forbidden(_))
@@ -207,7 +214,7 @@ impl StepError {
     pub fn is_refusal(&self) -> bool {
         let refused = |error: &ClusterError| matches!(error, ClusterError::Forbidden(_));
         match self {
-            Self::Cluster(error) => refused(error),
+            Self::Contact(error) | Self::Cluster(error) => refused(error),
             Self::Apply(list) | Self::Prune(list) => list.iter().all(|(_, error)| refused(error)),
             _ => false,
         }
@@ -216,7 +223,7 @@ impl StepError {
     /// How long the API server asks to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Cluster(error) | Self::Migration { cause: error, .. } => error.retry_after(),
+            Self::Contact(error) | Self::Cluster(error) | Self::Migration { cause: error, .. } => error.retry_after(),
             Self::Apply(list) | Self::Prune(list) => list.iter().filter_map(|(_, e)| e.retry_after()).max(),
             _ => None,
         }
@@ -225,6 +232,16 @@ impl StepError {
     /// Whether it says that we cannot talk to the cluster.
     pub fn is_about_reaching(&self) -> bool {
         matches!(self, Self::Identity { .. }) || self.trouble().is_some()
+    }
+
+    /// Whether the API server failed at a request: one request, or it can do nothing at all. Only asking it something simple tells.
+    pub fn is_doubtful(&self) -> bool {
+        let failed = |error: &ClusterError| matches!(error, ClusterError::Failed(_) | ClusterError::Throttled(_));
+        match self {
+            Self::Cluster(error) | Self::Migration { cause: error, .. } => failed(error),
+            Self::Apply(list) | Self::Prune(list) => list.iter().any(|(_, error)| failed(error)),
+            _ => false,
+        }
     }
 
     /// What it says of the way to the cluster.
@@ -240,6 +257,8 @@ impl StepError {
             } else {
                 Trouble::Refused
             }),
+            Self::Contact(ClusterError::Unauthorized) => Some(Trouble::Unauthorised),
+            Self::Contact(_) => Some(Trouble::Unreachable),
             Self::Cluster(error) | Self::Migration { cause: error, .. } => of(error),
             Self::Apply(list) | Self::Prune(list) => list.first().and_then(|(_, error)| of(error)),
             Self::Spec(_)
@@ -255,5 +274,43 @@ impl StepError {
             | Self::NotServed(_)
             | Self::Render(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failures_say_of_the_way_to_the_cluster() {
+        let failed = || ClusterError::Failed("no backend".to_owned());
+        let wait = Duration::from_secs(7);
+        let throttled = || ClusterError::Throttled(Some(wait));
+        let forbidden = || ClusterError::Forbidden("get namespaces".to_owned());
+        let silent = || ClusterError::Timeout(wait);
+        let one = |error| vec![(crate::render::Kind::crd().key(None, "x".to_owned()), error)];
+        let down = Some(Trouble::Unreachable);
+        let table = [
+            // Whoever cannot say who it is cannot be used, whatever it answers instead.
+            (StepError::Contact(failed()), "ClusterUnreachable", down, false),
+            (StepError::Contact(throttled()), "ClusterUnreachable", down, false),
+            (StepError::Contact(ClusterError::NotFound("a page".to_owned())), "ClusterUnreachable", down, false),
+            (StepError::Contact(ClusterError::Unreadable("<html>".to_owned())), "ClusterUnreachable", down, false),
+            (StepError::Contact(silent()), "ClusterUnreachable", down, false),
+            (StepError::Contact(forbidden()), "PermissionDenied", down, false),
+            (StepError::Contact(ClusterError::Unauthorized), "AuthFailed", Some(Trouble::Unauthorised), false),
+            // A request that failed may be all that is wrong.
+            (StepError::Cluster(failed()), "ReconciliationFailed", None, true),
+            (StepError::Cluster(throttled()), "ReconciliationFailed", None, true),
+            (StepError::Apply(one(failed())), "ReconciliationFailed", None, true),
+            (StepError::Cluster(forbidden()), "PermissionDenied", None, false),
+            (StepError::Cluster(silent()), "ClusterUnreachable", down, false),
+        ];
+        for (error, reason, trouble, doubtful) in table {
+            let found = (error.reason(), error.trouble(), error.is_doubtful());
+            assert_eq!(found, (reason, trouble, doubtful), "{error:?}");
+            assert_eq!((error.is_about_reaching(), error.is_transient()), (trouble.is_some(), true), "{error:?}");
+        }
+        assert_eq!(StepError::Contact(throttled()).retry_after(), Some(wait));
     }
 }

@@ -249,3 +249,45 @@ fn credentials_come_and_go() {
     target.delete(&deployment);
     eventually("drift is repaired", 8, || holds(target.get(&deployment).is_some(), "it is not"));
 }
+
+/// Behind a balancer the API server is gone, so that every request is answered with 503: that is a cluster which cannot be reached, from
+/// the start and in the middle of an upgrade, and it is asked ever more rarely. A single request that fails is none, and is tried on.
+#[test]
+fn a_balancer_that_answers_for_a_dead_api_server() {
+    let target = Site::start(Kind::Plain);
+    let tenant = Tenant::new(shared_hub(), "balancer");
+    let faults = Faults::default();
+    let proxy = Proxy::start(&target, &faults).unwrap();
+    proxy.becomes(Line::Failing);
+    let wanted = tenant.remote("a", &target, OLD);
+    tenant.secret("a-kubeconfig", "value", &proxy.kubeconfig(OPERATOR, TOKENS[0]));
+    tenant.create("a", &wanted);
+    let said = tenant.wait("a", "Reachable", SOON, |c| c.status == "False");
+    assert_eq!((said.reason.as_str(), said.message.contains("the API server failed")), ("ClusterUnreachable", true));
+    counts(&tenant, "backing_off", 1);
+    let before = (version_of(&tenant, "a"), tenant.passes("a"));
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!((version_of(&tenant, "a"), tenant.passes("a")), before, "nothing new is said");
+    proxy.becomes(Line::Open);
+    tenant.ready("a");
+
+    // One write fails for longer than it is tried within a pass.
+    faults.arm(6, Fault::Refuse { code: 500, retry_after: None, times: 12 });
+    tenant.patch("a", &json!({"spec": {"distribution": {"version": NEW}}}));
+    tenant.fails("a", "ReconciliationFailed");
+    tenant.ready("a");
+    let reachable = tenant.condition("a", "Reachable").unwrap();
+    assert_eq!((reachable.status.as_str(), tenant.status("a")["applied"]["version"].as_str()), ("True", Some(NEW)));
+    let lost = tenant.events("a").iter().filter(|(reason, _)| reason == "ClusterUnreachable").count();
+
+    faults.arm(4, Fault::refuse(503));
+    tenant.patch("a", &json!({"spec": {"distribution": {"version": OLD}, "upgrade": {"allowDowngrade": true}}}));
+    eventually("a change is under way", SOON, || faults.struck().ok_or_else(|| format!("{:?}", faults.count())));
+    proxy.becomes(Line::Failing);
+    tenant.wait("a", "Reachable", SOON, |c| c.status == "False" && c.reason == "ClusterUnreachable");
+    counts(&tenant, "backing_off", 1);
+    assert_eq!(tenant.events("a").iter().filter(|(reason, _)| reason == "ClusterUnreachable").count(), lost + 1);
+    proxy.becomes(Line::Open);
+    tenant.wait("a", "Ready", 90, |c| c.status == "True");
+    assert_eq!(tenant.status("a")["applied"]["version"], OLD);
+}

@@ -28,6 +28,7 @@ mod fleet;
 mod fleet_bed;
 mod fleet_cli;
 mod fleet_clock;
+mod fleet_contact;
 mod fleet_credentials;
 mod fleet_faults;
 mod fleet_operators;

@@ -207,6 +207,8 @@ pub(super) fn compose(
         Some(error) if error.is_about_reaching() => {
             draft.say(condition::REACHABLE, Verdict::no(error.reason(), error.to_string()));
         }
+        // What was known before stays so until the cluster was asked.
+        Some(error) if error.is_doubtful() && find(&draft.status.conditions, condition::REACHABLE).is_some() => {}
         _ if run.cluster.is_some() => {
             draft.say(condition::REACHABLE, Verdict::yes("Connected", "the API server answers"));
         }
