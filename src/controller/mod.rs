@@ -290,6 +290,8 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     if let Some(candidate) = candidate.filter(|candidate| preflight::is_due(&instance, &run, &result, candidate)) {
         match Box::pin(preflight::candidate(&ctx, &instance, &mut memory, &candidate)).await {
             Ok(outcome) => run.candidate = Some(outcome),
+            // It is woken when it is connected again.
+            Err(StepError::Connecting) => {}
             Err(error) if result.is_ok() => result = Err(error),
             Err(_) => {}
         }

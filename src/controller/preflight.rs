@@ -244,13 +244,12 @@ pub(super) async fn before(
     prepared.no_way.clone().map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Whether a candidate has to be looked at: nothing is under way, and it has not passed yet with this spec.
+/// Whether a candidate has to be looked at: the cluster can be, nothing is waited for, and it has not passed yet with this spec. What was
+/// left broken, or goes wrong again and again, is no reason not to look: what comes next may be what helps.
 pub(super) fn is_due(instance: &FluxInstance, run: &Run, result: &Result<(), StepError>, candidate: &Pinned) -> bool {
     let is_idle = match result {
-        Ok(()) => run.plan.as_ref().is_none_or(Plan::is_empty) && run.applied && !instance.spec.suspend,
-        Err(StepError::AwaitingAdmission) => true,
-        // What runs has failed, and what comes next may be what helps.
-        Err(error) => !error.is_about_reaching() && !error.is_transient(),
+        Ok(()) => !instance.spec.suspend && run.executed.waiting.is_none(),
+        Err(error) => !error.is_about_reaching() && !error.is_doubtful(),
     };
     let found = run.status.preflight.as_ref().filter(|found| found.digest == candidate.digest);
     let has_passed = found.is_some_and(|found| {
@@ -357,5 +356,62 @@ impl Checker {
         let prepared = Box::pin(plan::prepare(ctx, instance, &owner_of(instance), &mut memory, &mut run)).await?;
         let report = Box::pin(judge(ctx, instance, &prepared)).await?;
         Ok(Checked { cluster: prepared.cluster, bundle: prepared.desired.bundle.clone(), plan: prepared.plan, report })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::ArtifactError;
+    use crate::plan::health::Health;
+
+    #[test]
+    fn a_candidate_is_looked_at_unless_the_cluster_cannot_be_or_something_is_on_its_way() {
+        let instance = |suspend: bool| -> FluxInstance {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance", "metadata": {"name": "a", "generation": 3},
+                "spec": {"suspend": suspend, "distribution": {"version": "2.x"}},
+            }))
+            .unwrap()
+        };
+        let settled = || Run { applied: true, ..Run::default() };
+        // `upgrade.onFailure: Hold`, and a way back that was refused: stopped before a step that never became healthy.
+        let left_broken = || Run { goal: Goal::Stay, ..Run::default() };
+        let mut waiting = Run::default();
+        let key = Kind::crd().key(None, "x".to_owned());
+        waiting.executed.waiting = Some((key, Health::InProgress("0 of 1".to_owned())));
+        let forbidden = || ClusterError::Forbidden("patch roles".to_owned());
+        let silent = ClusterError::Unreachable("no route".to_owned());
+        let table = vec![
+            ("settled", false, settled(), Ok(()), true),
+            ("suspended", true, settled(), Ok(()), false),
+            ("left broken", false, left_broken(), Ok(()), true),
+            ("something is on its way", false, waiting, Ok(()), false),
+            ("nothing admitted", false, Run::default(), Err(StepError::AwaitingAdmission), true),
+            ("a right is missing", false, Run::default(), Err(StepError::Cluster(forbidden())), true),
+            (
+                "its bundle is gone",
+                false,
+                Run::default(),
+                Err(StepError::Artifact(ArtifactError::NoMatch("2.8.8".to_owned()))),
+                true,
+            ),
+            ("silence", false, Run::default(), Err(StepError::Cluster(silent)), false),
+            ("who are you", false, Run::default(), Err(StepError::Contact(forbidden())), false),
+            ("it fails", false, Run::default(), Err(StepError::Cluster(ClusterError::Failed("?".to_owned()))), false),
+        ];
+        let candidate = Pinned { version: "2.9.4".to_owned(), digest: "sha256:b".to_owned() };
+        for (what, suspend, run, result, due) in table {
+            assert_eq!(is_due(&instance(suspend), &run, &result, &candidate), due, "{what}");
+        }
+        let mut passed = settled();
+        passed.status.preflight = Some(PreflightStatus {
+            digest: candidate.digest.clone(),
+            generation: Some(3),
+            config: "c".to_owned(),
+            findings: Vec::new(),
+            more: 0,
+        });
+        assert!(!is_due(&instance(false), &passed, &Ok(()), &candidate), "once");
     }
 }

@@ -112,7 +112,7 @@ impl Cluster {
             return;
         }
         self.say(REACHABLE, Verdict::yes("Connected", "the API server answers"), now);
-        if let Some(asked) = asked {
+        if let Some(asked) = asked.filter(|_| !self.is_changing()) {
             self.preflight(asked, refusal);
         }
         if let Some(wanted) = wanted {
