@@ -24,6 +24,7 @@ mod revisions;
 mod roster;
 mod secrets;
 mod survey;
+mod written;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -100,10 +101,8 @@ pub struct Memory {
     judgements: assess::Judgements,
     /// Our finalizer is on the instance, though the watch may not have shown it yet.
     has_finalizer: bool,
-    /// Resource version of the instance after our own last write to it.
-    version: u64,
-    /// Our own last status write, which the watch may not have shown yet.
-    status: Option<(u64, FluxInstanceStatus)>,
+    /// Our own last write to the instance.
+    written: written::Written,
     failures: u32,
     /// What others changed lately.
     drifts: crate::plan::drift::Drifts,
@@ -253,12 +252,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     if let Some(rest) = memory.patience.and_then(|until| until.checked_duration_since(Instant::now())) {
         return Ok(Action::requeue(rest));
     }
-    let version = version_of(&instance);
-    match &memory.status {
-        Some((written, status)) if *written > version => instance.status = Some(status.clone()),
-        // What is stored is as new, and may hold more: a write that was never answered.
-        _ => memory.status = None,
-    }
+    memory.written.bring_up(&mut instance);
     let started = Instant::now();
 
     if instance.metadata.deletion_timestamp.is_some() {

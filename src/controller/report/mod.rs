@@ -38,7 +38,7 @@ const BACKOFF_LAST: Duration = Duration::from_secs(300);
 pub(super) async fn add_finalizer(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Result<(), StepError> {
     let mut finalizers = instance.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    memory.version = patch_finalizers(ctx, instance, finalizers).await?;
+    memory.written.note(patch_finalizers(ctx, instance, finalizers).await?);
     Ok(())
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn report(
     result: Result<(), StepError>,
 ) -> Action {
     // `announce` may have written since.
-    let old = memory.status.as_ref().map_or_else(|| instance.status.clone().unwrap_or_default(), |(_, s)| s.clone());
+    let old = memory.written.status(instance).cloned().unwrap_or_default();
     let now = Time(Timestamp::now());
     let (status, mut words, next) = compose(&run.status, instance, run, result.as_ref().err(), &now);
     // Before anybody can rely on it: a good revision is one that can be gone back to.
@@ -274,29 +274,23 @@ async fn write(
     old: &FluxInstanceStatus,
     new: &FluxInstanceStatus,
 ) -> Result<(), StepError> {
-    let (mut old_value, new_value) = (json!({"status": old}), json!({"status": new}));
+    let stored = memory.written.status(instance).map(|_| old);
+    let change = change(stored, new);
     // A first status has to be written even where it says nothing yet.
-    if instance.status.is_none() && memory.status.is_none() {
-        old_value = json!({});
-    }
-    // Compared as they are stored: times have parts of seconds here, and not there.
-    let change = merge_patch(&old_value, &new_value);
-    if change == json!({}) {
+    if stored.is_some() && change == json!({}) {
         return Ok(());
     }
     let api = Api::<FluxInstance>::namespaced(ctx.hub.clone(), &ctx.namespace);
     let name = instance.name_any();
-    let mut version = memory.version.max(version_of(instance));
+    let mut version = memory.written.version(instance);
     let mut attempts = 0..ATTEMPTS;
     loop {
-        let mut patch = change.clone();
+        let mut patch = json!({"status": change});
         patch["metadata"] = json!({"uid": instance.uid(), "resourceVersion": version.to_string()});
         let failure = match with_deadline(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await
         {
             Ok(written) => {
-                memory.version = version_of(&written);
-                // Not what came back: with a fleet's word in it that this pass does not know, the next difference would take it away.
-                memory.status = Some((memory.version, new.clone()));
+                memory.written.note_status(&written);
                 return Ok(());
             }
             Err(ClusterError::Conflict(_)) if attempts.next().is_some() => None,
@@ -306,22 +300,28 @@ async fn write(
         };
         // Users change what they want at any time, and that is no matter here.
         let now = with_deadline(api.get(&name)).await?;
-        let stored = json!(now.status.clone().unwrap_or_default());
-        if stored == new_value["status"] {
-            memory.version = version_of(&now);
-            memory.status = Some((memory.version, new.clone()));
+        let there = now.status.clone().unwrap_or_default();
+        if self::change(Some(&there), new) == json!({}) {
+            memory.written.note_status(&now);
             return Ok(());
         }
         if let Some(error) = failure {
             return Err(error.into());
         }
-        let since = merge_patch(&old_value["status"], &stored);
-        let ours = change["status"].as_object();
+        let since = self::change(stored, &there);
+        let ours = change.as_object();
         if ours.is_some_and(|ours| ours.keys().any(|field| since.get(field).is_some())) {
             return Err(ClusterError::Conflict("the status was changed by another operator".to_owned()).into());
         }
         version = version_of(&now);
     }
+}
+
+/// What an operator has to write. Compared as it is stored: times have parts of seconds here, and not there. What is admitted is the
+/// fleets' to write, and may be newer there than what this pass knows.
+fn change(old: Option<&FluxInstanceStatus>, new: &FluxInstanceStatus) -> serde_json::Value {
+    let ours = |status: &FluxInstanceStatus| json!(FluxInstanceStatus { admitted: None, ..status.clone() });
+    old.map_or_else(|| ours(new), |old| merge_patch(&ours(old), &ours(new)))
 }
 
 /// RFC 7396: what turns `old` into `new`; fields that went away become null.
@@ -343,4 +343,23 @@ pub(super) fn merge_patch(old: &serde_json::Value, new: &serde_json::Value) -> s
         patch.insert(key.clone(), serde_json::Value::Null);
     }
     serde_json::Value::Object(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_never_writes_what_fleets_have_admitted() {
+        let status = |value: serde_json::Value| serde_json::from_value::<FluxInstanceStatus>(value).unwrap();
+        let admitted = json!({"version": "2.9.4", "digest": "sha256:b", "by": "prod", "at": "2026-01-01T00:00:00Z"});
+        let unaware = status(json!({"observedDigest": "sha256:a"}));
+        let aware = status(json!({"observedDigest": "sha256:a", "admitted": admitted}));
+        for (old, new) in [(&unaware, &aware), (&aware, &unaware)] {
+            assert_eq!(change(Some(old), new), json!({}));
+            assert_eq!(change(None, new)["admitted"], json!(null));
+        }
+        let next = status(json!({"observedDigest": "sha256:b"}));
+        assert_eq!(change(Some(&aware), &next), json!({"observedDigest": "sha256:b"}));
+    }
 }
