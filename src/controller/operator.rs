@@ -34,8 +34,8 @@ use crate::telemetry::{Health, Metrics, serve};
 const CONCURRENCY: u16 = 64;
 /// Passes over fleets at the same time.
 const FLEETS: u16 = 8;
-/// Changes of instances come in bursts: one plan for all of them.
-const FLEET_DEBOUNCE: Duration = Duration::from_millis(100);
+/// Changes of instances come in bursts: one plan for all of them. As long as that, and no longer, however many follow.
+const BURST: Duration = Duration::from_millis(100);
 /// Watches are opened anew before load balancers drop idle connections.
 const WATCH_SECONDS: u32 = 200;
 
@@ -288,7 +288,7 @@ async fn plan_fleets(
     }
     let reader = ctx.ctx.fleets.clone();
     Controller::for_stream(fleets, reader)
-        .with_config(controller::Config::default().concurrency(FLEETS).debounce(FLEET_DEBOUNCE))
+        .with_config(controller::Config::default().concurrency(FLEETS))
         .reconcile_all_on(changed(changes))
         .graceful_shutdown_on(stop)
         .run(fleet::reconcile, |_, never, _| match *never {}, ctx)
@@ -300,9 +300,14 @@ async fn plan_fleets(
         .await;
 }
 
-/// One item per burst of changes.
+/// One item per burst of changes. Not kube's debounce: every change would put the plan off once more, a stop included.
 fn changed(changes: watch::Receiver<()>) -> impl futures::Stream<Item = ()> + Send {
-    futures::stream::unfold(changes, |mut changes| async move { changes.changed().await.ok().map(|()| ((), changes)) })
+    futures::stream::unfold(changes, |mut changes| async move {
+        changes.changed().await.ok()?;
+        tokio::time::sleep(BURST).await;
+        changes.mark_unchanged();
+        Some(((), changes))
+    })
 }
 
 /// Becomes true at SIGTERM (Kubernetes) or SIGINT (a terminal).
@@ -396,5 +401,27 @@ async fn wait_for_crd(hub: &kube::Client, health: &Health, name: &str) {
         health.set("crd", false);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn changes_that_never_end_put_no_plan_off() {
+        let (sender, receiver) = watch::channel(());
+        let mut plans = Box::pin(changed(receiver));
+        let busy = tokio::spawn(async move {
+            loop {
+                sender.send_replace(());
+                tokio::time::sleep(BURST / 10).await;
+            }
+        });
+        for _ in 0..3 {
+            let plan = tokio::time::timeout(BURST * 100, plans.next()).await;
+            assert_eq!(plan, Ok(Some(())), "put off for ever");
+        }
+        busy.abort();
     }
 }
