@@ -86,14 +86,22 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether the step under way has had its time.
+    /// Whether the step under way has had its time. The clock stands still while the cluster cannot be reached, and begins anew when it can:
+    /// nobody saw what became of it meanwhile.
     fn is_overdue(&mut self, instance: &FluxInstance, run: &Run) -> bool {
         let now = self.now;
         let timeout = instance.spec.timeout.get().unwrap_or(DEFAULT_TIMEOUT);
         let since = self.plan(run).and_then(|plan| {
             plan.steps.iter().find(|step| step.state != StepState::Done).and_then(|step| step.since.clone())
         });
-        since.is_some_and(|since| now.0.duration_since(since.0).unsigned_abs() >= timeout)
+        let reachable = find(&self.status.conditions, condition::REACHABLE);
+        let back = reachable.map(|condition| (condition.status == "True", condition.last_transition_time.0));
+        let since = match (since, back) {
+            (None, _) | (_, Some((false, _))) => return false,
+            (Some(since), Some((true, back))) => since.0.max(back),
+            (Some(since), None) => since.0,
+        };
+        now.0.duration_since(since).unsigned_abs() >= timeout
     }
 
     /// Nothing is left to do.
@@ -306,7 +314,7 @@ fn failed(draft: &mut Draft, instance: &FluxInstance, run: &Run, error: &StepErr
         draft.working(error.reason(), &text);
         return (Verdict::unknown(error.reason(), text), Next::Interval);
     }
-    // A cluster that does not answer cannot be brought back either: its clock stands still.
+    // A cluster that does not answer cannot be brought back either.
     if run.plan.is_some() && !error.is_about_reaching() {
         let is_over = !error.is_transient() || draft.is_overdue(instance, run);
         draft.progress(run, if is_over { Standing::Failed(&text) } else { Standing::Running(Some(&text)) });

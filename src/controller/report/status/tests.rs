@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::condition::find;
-use crate::cluster::ClusterError;
+use crate::cluster::{Cluster, ClusterError};
 use crate::plan::health::Health;
 use crate::plan::{Blocked, Owner};
 use crate::render::Kind;
@@ -169,6 +169,42 @@ fn failures_say_what_can_help() {
     assert_eq!(line(&status, "Stalled"), "True InvalidSpec: spec.x: no");
     assert!(line(&status, "Reconciling").starts_with("False"));
     assert_eq!(next, Next::Interval);
+}
+
+/// A step has 60 s. The cluster goes away in the middle of it, and comes back after an hour.
+#[tokio::test]
+async fn the_clock_of_a_step_begins_anew_when_the_cluster_is_back() {
+    let key = unhealthy("x", Health::Current).remove(0).0;
+    let waiting = || {
+        let mut run = run(Assessment::default());
+        run.applied = false;
+        run.cluster = Some(Cluster::mute());
+        run.plan = Some(plan());
+        run.executed.waiting = Some((key.clone(), Health::InProgress("0 of 1".into())));
+        run
+    };
+    let good = revision(&BundleRef { version: "2.8.8".to_owned(), digest: "sha256:a".to_owned() }, "b", &at(1));
+    let old = FluxInstanceStatus { last_good: Some(good), ..begun() };
+    let look = |old: &FluxInstanceStatus, run: &Run, error: Option<&StepError>, second| {
+        compose(old, &instance(), run, error, &at(second)).0
+    };
+    let before = look(&old, &waiting(), None, 130);
+    assert_eq!((line(&before, "Reachable").starts_with("True"), &before.held), (true, &None));
+    let silent = StepError::Cluster(ClusterError::Timeout(Duration::from_secs(15)));
+    let away = look(&before, &waiting(), Some(&silent), 150);
+    assert!(line(&away, "Reachable").starts_with("False"));
+    // It answers, and fails at something: nothing is known yet.
+    let failed = StepError::Apply(vec![(key.clone(), ClusterError::Failed("no leader".to_owned()))]);
+    let doubted = look(&away, &waiting(), Some(&failed), 3_700);
+    assert_eq!((line(&doubted, "Reachable").starts_with("False"), &doubted.held), (true, &None));
+    let back = look(&doubted, &waiting(), None, 3_750);
+    assert_eq!((line(&back, "Reachable").starts_with("True"), &back.held), (true, &None));
+    let later = look(&back, &waiting(), None, 3_809);
+    assert_eq!(later.held, None);
+    let over = look(&later, &waiting(), None, 3_811);
+    assert!(over.held.is_some(), "{}", line(&over, "Ready"));
+    // A single request that fails for as long stops no clock.
+    assert!(look(&later, &waiting(), Some(&failed), 3_811).held.is_some());
 }
 
 #[test]
