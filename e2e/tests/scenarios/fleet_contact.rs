@@ -1,6 +1,6 @@
 //! A fleet with clusters that answer, and cannot be used all the same.
 
-use headwater_e2e::Line;
+use headwater_e2e::{Fault, Line, Write};
 use serde_json::json;
 
 use crate::fleet_bed::Fleet;
@@ -41,4 +41,22 @@ fn clusters_behind_balancers_without_backends_are_deferred() {
     }
     fleet.until("both catch up", |status| status["progress"] == "4/4" && status["phase"] == "Complete");
     assert_eq!(fleet.versions(), [NEW; 4]);
+}
+
+/// The answer to the write that stops a fleet is lost: that it stopped is told all the same, and once.
+#[test]
+fn a_stop_whose_answer_is_lost_is_told() {
+    let fleet = Fleet::start("fleet-untold", &["all"], &json!({}));
+    fleet.create(OLD, &json!([{"name": "all"}]), &json!({}));
+    fleet.reaches("Complete", OLD);
+    fleet.members[0].broken.store(true, std::sync::atomic::Ordering::Relaxed);
+    let stops = |write: &Write| write.path.contains("/fluxfleets/") && write.body["status"]["held"]["at"].is_string();
+    fleet.faults.aim(stops, Fault::Reset);
+    fleet.target(NEW);
+    fleet.reaches("Stopped", NEW);
+    assert!(fleet.faults.struck().is_some());
+    fleet.tenant.event("prod", "Stopped");
+    fleet.tenant.poke("m0");
+    let told = fleet.tenant.events("prod").into_iter().filter(|(reason, _)| reason == "Stopped").count();
+    assert_eq!(told, 1);
 }

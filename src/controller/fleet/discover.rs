@@ -32,7 +32,8 @@ pub(in crate::controller) type Secrets = Store<PartialObjectMeta<Secret>>;
 #[derive(Default)]
 pub(super) struct Told {
     verdict: Option<Verdict>,
-    words: Vec<Word>,
+    /// What was done.
+    pub(super) words: Vec<Word>,
     /// Something could not be written: to be tried again.
     pub(super) is_unfinished: bool,
 }
@@ -96,17 +97,22 @@ pub(super) async fn run(fleets: &FleetCtx, fleet: &FluxFleet) -> Told {
 }
 
 /// Says it in the status; what has newly gone wrong is an event.
-pub(super) fn say(status: &mut FluxFleetStatus, words: &mut Vec<Word>, told: Told, fleet: &FluxFleet, now: Timestamp) {
-    words.extend(told.words);
+pub(super) fn say(
+    status: &mut FluxFleetStatus,
+    before: Option<&FluxFleetStatus>,
+    told: Told,
+    fleet: &FluxFleet,
+    now: Timestamp,
+) -> Option<Word> {
     let Some(verdict) = told.verdict else {
         status.conditions.retain(|condition| condition.type_ != DISCOVERED);
-        return;
+        return None;
     };
-    let before = condition::find(&status.conditions, DISCOVERED).map(|before| before.reason.clone());
-    if verdict.status == "False" && before.as_deref() != Some(verdict.reason) {
-        words.push(Word { warning: true, reason: verdict.reason, note: verdict.message.clone() });
-    }
+    let before = before.and_then(|before| condition::find(&before.conditions, DISCOVERED));
+    let is_news = verdict.status == "False" && before.is_none_or(|before| before.reason != verdict.reason);
+    let word = is_news.then(|| Word { warning: true, reason: verdict.reason, note: verdict.message.clone() });
     condition::set(&mut status.conditions, DISCOVERED, verdict, fleet.metadata.generation, &Time(now));
+    word
 }
 
 fn verdict(discovery: &Discovery<'_>, failed: &[String]) -> Verdict {

@@ -57,6 +57,11 @@ impl FleetCtx {
 
     fn memory(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        if !memories.contains_key(uid) {
+            // Fleets have no finalizer: nobody is told when one is gone.
+            let fleets = self.ctx.fleets.state();
+            memories.retain(|known, _| fleets.iter().any(|fleet| fleet.meta().uid.as_ref() == Some(known)));
+        }
         Arc::clone(memories.entry(uid.to_owned()).or_default())
     }
 }
@@ -72,6 +77,10 @@ struct Memory {
     uncertain: HashSet<String>,
     /// Names of clusters that were done, for what is counted; none before the first plan.
     done: Option<HashSet<String>>,
+    /// Up to where the story was told, while it is not known whether a later status was written.
+    told: Option<FluxFleetStatus>,
+    /// What was done, to be told with the next status.
+    words: Vec<Word>,
     failures: u32,
 }
 
@@ -94,7 +103,6 @@ pub(super) async fn reconcile(
     };
     let uid = fleet.uid().unwrap_or_default();
     if fleet.metadata.deletion_timestamp.is_some() {
-        fleets.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
         return Ok(Action::await_change());
     }
     let memory = fleets.memory(&uid);
@@ -111,7 +119,8 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         tracing::warn!(fleet = %name, %error, "instances could not be read");
         return memory.backoff();
     }
-    let discovered = discover::run(fleets, &fleet).await;
+    let mut discovered = discover::run(fleets, &fleet).await;
+    memory.words.append(&mut discovered.words);
     let is_unfinished = discovered.is_unfinished;
     let resolved = target(ctx, &fleet).await;
     if let Err(error) = &resolved {
@@ -137,13 +146,18 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
     };
     say_resolved(&mut status, &fleet, resolved.as_ref().err(), now);
 
-    let mut words = news::news(fleet.status.as_ref(), &status, &name);
-    discover::say(&mut status, &mut words, discovered, &fleet, now);
+    let told = memory.told.take();
+    let before = told.as_ref().or(fleet.status.as_ref());
+    let mut words = news::news(before, &status, &name);
+    words.extend(discover::say(&mut status, before, discovered, &fleet, now));
     let written = match write(ctx, &fleet, &status).await {
         Ok(written) => written,
         Err(error) => {
             memory.written = unseen;
-            if matches!(error, ClusterError::Conflict(_)) {
+            let is_refused = matches!(error, ClusterError::Conflict(_));
+            // What may be written and was never answered is not news any more to who looks at it next.
+            memory.told = if is_refused { told } else { told.or_else(|| Some(fleet.status.unwrap_or_default())) };
+            if is_refused {
                 return Action::requeue(OVERTAKEN);
             }
             tracing::warn!(fleet = %name, %error, "status could not be written");
@@ -151,7 +165,9 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         }
     };
     memory.fleet = written;
+    words.splice(..0, memory.words.drain(..));
     let Some(plan) = plan else {
+        memory.written = unseen;
         about(ctx, &fleet.object_ref(&()), words).await;
         return Action::await_change();
     };
