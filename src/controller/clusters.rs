@@ -329,7 +329,7 @@ pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
             let mut ways = ctx.clusters.ways();
             (std::mem::take(&mut ways.news), ways.by_id.keys().cloned().collect::<Vec<_>>())
         };
-        let named = named_by(&instances);
+        let named = named_by(&ctx, &instances);
         for id in known.iter().filter(|id| !named.contains_key(*id)) {
             ctx.clusters.ways().by_id.remove(id);
         }
@@ -363,15 +363,43 @@ pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
     }
 }
 
-/// Instances by the link they name.
-fn named_by(instances: &Store<Guarded>) -> BTreeMap<Id, Vec<ObjectRef<Guarded>>> {
+/// The instances of this operator by the link they name: who belongs to another shard is seen, and not connected to.
+fn named_by(ctx: &Ctx, instances: &Store<Guarded>) -> BTreeMap<Id, Vec<ObjectRef<Guarded>>> {
     let mut named = BTreeMap::<Id, Vec<ObjectRef<Guarded>>>::new();
+    let roster = ctx.roster();
     for instance in instances.state() {
-        if let Ok(FluxInstance { spec, .. }) = &instance.0
+        if let Ok(FluxInstance { metadata, spec, .. }) = &instance.0
             && let Some(reference) = &spec.kube_config
+            && let (Some(name), Some(uid)) = (&metadata.name, &metadata.uid)
+            && roster.since(name, uid).is_some()
         {
             named.entry(id_of(reference)).or_default().push(ObjectRef::from_obj(instance.as_ref()));
         }
     }
     named
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn clusters_of_other_shards_are_not_connected_to() {
+        let ctx = Ctx::aside(Cluster::mute().client().clone(), "n");
+        let (reader, mut writer) = reflector::store();
+        for (name, shard) in [("mine", ""), ("theirs", "east")] {
+            let object = serde_json::json!({
+                "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance",
+                "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"headwater.dev/shard": shard}},
+                "spec": {"distribution": {"version": "2.x"}, "kubeConfig": {"secretRef": {"name": name}}},
+            });
+            let event = watcher::Event::Apply(serde_json::from_value::<Guarded>(object).unwrap());
+            writer.apply_watcher_event(&event);
+            ctx.roster().take(event);
+        }
+        let named: Vec<Id> = named_by(&ctx, &reader).into_keys().collect();
+        assert_eq!(named, [("mine".to_owned(), None)]);
+    }
 }

@@ -238,36 +238,47 @@ fn version_of<K: Resource>(object: &K) -> u64 {
 
 /// One pass over one instance.
 pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, std::convert::Infallible> {
-    let mut instance = match &object.0 {
+    let instance = match &object.0 {
         Ok(instance) => instance.clone(),
         Err(invalid) => return Ok(report::malformed(&ctx, invalid).await),
     };
-    let uid = instance.uid().unwrap_or_default();
+    let (name, uid) = (instance.name_any(), instance.uid().unwrap_or_default());
     // Of another shard: whatever asked for a pass over it, it is not ours.
-    if ctx.roster().since(&instance.name_any(), &uid).is_none() {
+    if ctx.roster().since(&name, &uid).is_none() {
         return Ok(Action::await_change());
     }
+    let action = Box::pin(pass(&ctx, instance)).await;
+    if ctx.roster().since(&name, &uid).is_none() {
+        // It was let go of meanwhile, and this pass has taken up its watches again.
+        ctx.let_go(&roster::Gone { name, uid });
+        return Ok(Action::await_change());
+    }
+    Ok(action)
+}
+
+async fn pass(ctx: &Ctx, mut instance: FluxInstance) -> Action {
+    let uid = instance.uid().unwrap_or_default();
     let memory = ctx.memory(&uid);
     let mut memory = memory.lock().await;
     if let Some(rest) = memory.patience.and_then(|until| until.checked_duration_since(Instant::now())) {
-        return Ok(Action::requeue(rest));
+        return Action::requeue(rest);
     }
     memory.written.bring_up(&mut instance);
     let started = Instant::now();
 
     if instance.metadata.deletion_timestamp.is_some() {
-        let gone = remove::remove(&ctx, &instance, &mut memory).await;
+        let gone = remove::remove(ctx, &instance, &mut memory).await;
         if matches!(gone, Err(StepError::Connecting)) {
-            return Ok(Action::requeue(CONNECTING));
+            return Action::requeue(CONNECTING);
         }
         ctx.clusters.tell(&instance, memory.epoch, gone.as_ref().err());
-        let action = report::removal(&ctx, &instance, &mut memory, &gone).await;
+        let action = report::removal(ctx, &instance, &mut memory, &gone).await;
         if matches!(gone, Ok(remove::Removal::Done)) {
             ctx.claimed(&owner_of(&instance), None);
             drop(memory);
             ctx.forget(&uid);
         }
-        return Ok(action);
+        return action;
     }
 
     let mut run = Run::begin(&instance);
@@ -277,12 +288,12 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
     run.admission = admission::verdict(&instance, &governing);
     let candidate = admission::candidate(&instance, &governing);
     run.asked = candidate.as_ref().map(|candidate| candidate.digest.clone());
-    let mut result = pipeline(&ctx, &instance, &mut memory, &mut run).await;
+    let mut result = pipeline(ctx, &instance, &mut memory, &mut run).await;
     if matches!(result, Err(StepError::Connecting)) {
-        return Ok(Action::requeue(CONNECTING));
+        return Action::requeue(CONNECTING);
     }
     if let Some(candidate) = candidate.filter(|candidate| preflight::is_due(&instance, &run, &result, candidate)) {
-        match Box::pin(preflight::candidate(&ctx, &instance, &mut memory, &candidate)).await {
+        match Box::pin(preflight::candidate(ctx, &instance, &mut memory, &candidate)).await {
             Ok(outcome) => run.candidate = Some(outcome),
             // It is woken when it is connected again.
             Err(StepError::Connecting) => {}
@@ -310,14 +321,7 @@ pub async fn reconcile(object: Arc<Guarded>, ctx: Arc<Ctx>) -> Result<Action, st
         }
     }
     ctx.metrics.pass(&instance.name_any(), result.as_ref().err().map_or("ok", StepError::reason), started.elapsed());
-    let action = report::report(&ctx, &instance, &mut memory, &run, result).await;
-    drop(memory);
-    if ctx.roster().since(&owner.name, &uid).is_none() {
-        // It was let go of meanwhile, and this pass has taken up its watches again.
-        ctx.let_go(&roster::Gone { name: owner.name, uid });
-        return Ok(Action::await_change());
-    }
-    Ok(action)
+    report::report(ctx, &instance, &mut memory, &run, result).await
 }
 
 async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: &mut Run) -> Result<(), StepError> {

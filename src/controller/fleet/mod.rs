@@ -367,3 +367,36 @@ async fn malformed(ctx: &Ctx, invalid: &InvalidObject) -> Action {
     about(ctx, &unreadable::<FluxFleet>(invalid), vec![Word { warning: true, reason: "InvalidSpec", note }]).await;
     Action::await_change()
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+
+    use super::*;
+    use crate::cluster::Cluster;
+
+    #[tokio::test]
+    async fn fleets_that_are_gone_are_forgotten() {
+        let (reader, mut writer) = reflector::store();
+        let fleet = |name: &str| {
+            let object = json!({
+                "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet",
+                "metadata": {"name": name, "namespace": "n", "uid": name},
+                "spec": {"selector": {}, "distribution": {"version": "2.x"}, "stages": [{"name": "all"}]},
+            });
+            serde_json::from_value::<GuardedFleet>(object).unwrap()
+        };
+        let ctx = Ctx { fleets: reader, ..Ctx::aside(Cluster::mute().client().clone(), "n") };
+        let notifier = Notifier::start(None, ctx.metrics.clone());
+        let fleets = FleetCtx::new(Arc::new(ctx), reflector::store().0, reflector::store().0, notifier);
+        for name in ["stays", "goes"] {
+            writer.apply_watcher_event(&watcher::Event::Apply(fleet(name)));
+            fleets.memory(name).lock().await.failures = 7;
+        }
+        writer.apply_watcher_event(&watcher::Event::Delete(fleet("goes")));
+        writer.apply_watcher_event(&watcher::Event::Apply(fleet("comes")));
+        fleets.memory("comes");
+        assert!(!fleets.memories.lock().unwrap().contains_key("goes"));
+        assert_eq!(fleets.memory("stays").lock().await.failures, 7);
+    }
+}
