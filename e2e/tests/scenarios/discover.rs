@@ -1,9 +1,11 @@
 //! Clusters that are found by their kubeconfigs become instances, and stay when these go.
 
+use headwater_e2e::{Fault, Faults, Proxy};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::fleet::Members;
-use crate::harness::{NEW, OLD, SOON, Tenant, eventually, holds, shared_hub, spec};
+use crate::harness::{NEW, OLD, OPERATOR, SOON, TOKENS, Tenant, eventually, holds, shared_hub, spec};
 
 fn fleet_path(tenant: &Tenant<'_>) -> String {
     format!("/apis/headwater.dev/v1alpha1/namespaces/{}/fluxfleets/found", tenant.namespace)
@@ -138,6 +140,38 @@ fn clusters_are_found_and_never_lost() {
     tenant.hub.delete(&fleet_path(&tenant));
     tenant.wait("a", "Admitted", SOON, |c| c.reason == "NoFleet");
     assert_eq!(tenant.status("a")["applied"]["version"], NEW);
+}
+
+/// Somebody makes an instance by hand in the very moment in which a fleet makes one of that name: it is left alone, as it is.
+#[test]
+fn an_instance_made_by_hand_is_never_taken_over() {
+    let faults = Faults::default();
+    let line = Proxy::start(shared_hub(), &faults).unwrap();
+    let kubeconfig = line.kubeconfig(OPERATOR, TOKENS[0]);
+    let tenant = Tenant::without_operator(shared_hub(), "discover-race", &kubeconfig);
+    tenant.start();
+    faults.victim(tenant.pid());
+    create(&tenant, &json!({"clusterAPI": {}, "template": {"spec": {"distribution": spec("2.x")["distribution"]}}}))
+        .unwrap();
+    discovered(&tenant, "Discovered");
+    faults.aim(|write| write.path.ends_with("/fluxinstances/mine"), Fault::Late);
+    cluster(&tenant, "mine", &json!({}), "nothing");
+    eventually("the operator stands still", SOON, || faults.struck().ok_or_else(|| "it goes on".to_owned()));
+    let mut mine = spec(OLD);
+    mine["suspend"] = json!(true);
+    tenant.create("mine", &mine);
+    let made = tenant.hub.must_get(&tenant.path("mine"));
+    faults.let_go();
+    let code = eventually("the write arrives", SOON, || {
+        let writes = faults.writes();
+        let code = writes.iter().find(|w| w.path.ends_with("/fluxinstances/mine")).map_or(0, |write| write.code);
+        if code == 0 { Err(format!("{writes:?}")) } else { Ok(code) }
+    });
+    assert_eq!(code, 409);
+    tenant.signal(Signal::SIGCONT);
+    discovered(&tenant, "NameTaken");
+    let left = tenant.hub.must_get(&tenant.path("mine"));
+    assert_eq!((&left["spec"], &left["metadata"]["labels"]), (&made["spec"], &made["metadata"]["labels"]));
 }
 
 /// What the API server refuses of `spec.discover`, by the rules of the CRD.

@@ -22,6 +22,9 @@ use crate::fleet::{Change, Discovery, Source, discover};
 const MANAGER: &str = "headwater-discover";
 /// Writes to the hub at the same time.
 const IN_FLIGHT: usize = 16;
+/// A version that no object has: an apply that names it makes what is not there, and conflicts with what is, so that an instance which
+/// somebody else makes in this moment is left alone.
+const NO_VERSION: &str = "1";
 /// Names in one sentence.
 const NAMES: usize = 10;
 
@@ -72,7 +75,7 @@ pub(super) async fn run(fleets: &FleetCtx, fleet: &FluxFleet) -> Told {
                 Verb::Update { .. } | Verb::Orphan => {}
             },
             // Somebody was faster: the watch tells of it.
-            Err(ClusterError::Conflict(_)) if step.verb != Verb::Create => told.is_unfinished = true,
+            Err(ClusterError::Conflict(_)) => told.is_unfinished = true,
             Err(error) => {
                 tracing::warn!(fleet = %fleet.name_any(), instance = %step.name, %error, "discovered instance could not be written");
                 failed.push(format!("FluxInstance {}: {error}", step.name));
@@ -160,7 +163,11 @@ enum Verb {
 impl Step {
     fn of(change: &Change<'_>) -> Self {
         match change {
-            Change::Create { name, object } => Self { name: name.clone(), verb: Verb::Create, body: object.clone() },
+            Change::Create { name, object } => {
+                let mut body = object.clone();
+                body["metadata"]["resourceVersion"] = json!(NO_VERSION);
+                Self { name: name.clone(), verb: Verb::Create, body }
+            }
             Change::Update { instance, object } => {
                 let mut body = object.clone();
                 body["metadata"]["uid"] = json!(instance.uid());
@@ -189,7 +196,7 @@ async fn write(fleets: &FleetCtx, step: &Step) -> Result<(), ClusterError> {
     let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     match &step.verb {
-        // Without force: an instance that somebody else makes in this moment is not taken over.
+        // Not a POST: who creates like that owns fields in another way than who applies, and could not let go of them later.
         Verb::Create => with_deadline(api.patch(&step.name, &params, &Patch::Apply(&step.body))).await.map(drop),
         Verb::Update { unmark } => {
             if let Some(unmark) = unmark {
