@@ -17,6 +17,8 @@ pub const DISCOVERED_BY: &str = "headwater.dev/discovered-by";
 pub const TEMPLATE: &str = "headwater.dev/template";
 /// Annotation of such an instance: why nobody looks after its kubeconfig any more.
 pub const ORPHANED: &str = "headwater.dev/orphaned";
+/// Annotation of such an instance: since when that is so.
+pub const ORPHANED_SINCE: &str = "headwater.dev/orphaned-since";
 
 /// Makes an instance of each cluster whose kubeconfig is found in a Secret of the namespace.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, KubeSchema)]
@@ -37,8 +39,8 @@ pub struct Discover {
     /// What the instances are made from.
     pub template: InstanceTemplate,
 
-    /// What becomes of an instance whose Secret is gone: `Orphan` leaves it as it is and marks it, `Delete` deletes it, with what its
-    /// own `deletionPolicy` says. Of many that go at once none is deleted.
+    /// What becomes of an instance whose Secret is gone: `Orphan` leaves it as it is and marks it, `Delete` deletes it when the Secret was
+    /// gone for ten minutes, with what its own `deletionPolicy` says. Of many that go within an hour none is deleted.
     #[serde(default)]
     pub on_removal: OnRemoval,
 }

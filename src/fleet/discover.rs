@@ -1,24 +1,32 @@
 //! Which instances a fleet makes of the Secrets of its namespace. Pure: it sees names and labels, never what is in a Secret.
 //!
 //! What a fleet has made is known by its label; everything else that has the same name is left alone. Whatever the reason why a Secret is
-//! not seen, an instance is at most marked, unless deleting was asked for and few enough are concerned.
+//! not seen, an instance is at most marked, unless deleting was asked for, few enough are concerned, and it has been so for long enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use jiff::{SignedDuration, Timestamp};
 use kube::core::{Selector, SelectorExt};
 use kube::{Resource, ResourceExt};
 use serde_json::{Map, Value, json};
 
-use crate::api::{DISCOVERED_BY, Discover, FluxFleet, FluxInstance, ORPHANED, OnRemoval, TEMPLATE};
+use crate::api::{DISCOVERED_BY, Discover, FluxFleet, FluxInstance, ORPHANED, ORPHANED_SINCE, OnRemoval, TEMPLATE};
 use crate::render::digest;
 
 /// Label that Cluster API puts on all Secrets of a cluster.
 const CLUSTER_NAME: &str = "cluster.x-k8s.io/cluster-name";
 /// What its kubeconfigs are called after the cluster.
 const SUFFIX: &str = "-kubeconfig";
-/// One of so many instances, and at least one, may be deleted at once: more is more likely a mistake than a wish.
+/// A Secret has to be gone for so long before its instance is deleted: one that is deleted and made anew, as rotations do, is back within
+/// seconds, and whoever deletes one by mistake has time to see the event.
+const GRACE: SignedDuration = SignedDuration::from_mins(10);
+/// One of so many instances, and at least one, may be lost within [`HOUR`]: more is more likely a mistake than a wish. Those that were deleted
+/// count as well as those that are to be, so that a loss of one Secret after the other is as many as a loss of all at once.
 const DELETIONS: usize = 10;
+/// For so long a loss counts. Longer would keep those from deleting who take down a cluster or two every day, shorter would let through what
+/// loses one after the other.
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// Labels by which tools know what they have made, and delete what they miss: not to be copied.
 const TRACKING: &[&str] = &["app.kubernetes.io/", "argocd.argoproj.io/", ".fluxcd.io/", "helm.sh/", "headwater.dev/"];
 
@@ -67,7 +75,7 @@ pub enum Change<'a> {
 /// What stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Problem {
-    /// So many of so many have lost their Secrets, more than may be deleted at once.
+    /// So many of so many have lost their Secrets, more than may be deleted within an hour.
     TooMany(usize, usize),
     /// An instance of that name was made by somebody else: by another fleet, or by hand.
     Taken {
@@ -106,7 +114,7 @@ impl fmt::Display for Problem {
         match self {
             Self::TooMany(gone, all) => write!(
                 f,
-                "{gone} of {all} instances have lost their Secrets at once: none is deleted; bring the Secrets back, or delete the instances by hand"
+                "{gone} of {all} instances have lost their Secrets within an hour: none is deleted; bring the Secrets back, or delete the instances by hand"
             ),
             Self::Taken { name, secret, by } => {
                 let whose = by.as_ref().map_or_else(
@@ -144,6 +152,10 @@ pub struct Discovery<'a> {
     pub orphans: Vec<String>,
     /// What stands in the way, the worst first.
     pub problems: Vec<Problem>,
+    /// When instances were deleted within the last hour, those of `changes` included.
+    pub deletions: Vec<Timestamp>,
+    /// When there may be something to delete, if nothing else happens.
+    pub recheck: Option<SignedDuration>,
 }
 
 /// Looks at all Secrets and instances of the namespace of a fleet.
@@ -155,19 +167,24 @@ pub fn discover<'a>(
     spec: &Discover,
     secrets: &[Source<'_>],
     instances: &[&'a FluxInstance],
+    now: Timestamp,
 ) -> Result<Discovery<'a>, String> {
     let members: Selector =
         fleet.spec.selector.clone().try_into().map_err(|error| format!("spec.selector: {error}"))?;
     let mut found = found(spec, secrets)?;
     let mut discovery = Discovery { found: found.len(), ..Discovery::default() };
     let by_name: BTreeMap<String, &FluxInstance> = instances.iter().map(|i| (i.name_any(), *i)).collect();
-    let (mut ours, mut gone) = (0, Vec::new());
-    for instance in instances.iter().filter(|instance| is_of(instance, fleet)) {
-        ours += 1;
-        if !found.contains_key(&instance.name_any()) {
-            gone.push(*instance);
-        }
-    }
+    let is_going = |instance: &&FluxInstance| instance.metadata.deletion_timestamp.is_some();
+    let (there, gone): (Vec<&FluxInstance>, Vec<&FluxInstance>) = instances
+        .iter()
+        .copied()
+        .filter(|instance| is_of(instance, fleet))
+        .partition(|instance| found.contains_key(&instance.name_any()));
+    let gone: Vec<_> = gone.into_iter().filter(|instance| !is_going(instance)).collect();
+    let deletions = fleet.status.iter().flat_map(|status| &status.deletions).map(|at| at.0);
+    discovery.deletions = deletions.filter(|at| now.duration_since(*at) < HOUR).collect();
+    let lost = gone.len() + discovery.deletions.len();
+    let all = there.len() + lost;
     let is_nothing_found = found.is_empty();
     found.retain(|name, sources| {
         let is_one = sources.len() == 1;
@@ -198,24 +215,30 @@ pub fn discover<'a>(
             discovery.problems.push(Problem::NotSelected(name));
         }
     }
-    let there: BTreeSet<&str> = secrets.iter().map(|secret| secret.name).collect();
-    let may_delete = gone.len() <= (ours / DELETIONS).max(1) && !is_nothing_found;
+    let secrets: BTreeSet<&str> = secrets.iter().map(|secret| secret.name).collect();
+    let may_delete = lost <= (all / DELETIONS).max(1) && !is_nothing_found;
     if spec.on_removal == OnRemoval::Delete && !gone.is_empty() && !may_delete {
-        discovery.problems.push(Problem::TooMany(gone.len(), ours));
+        discovery.problems.push(Problem::TooMany(lost, all));
     }
-    for instance in gone.into_iter().filter(|instance| instance.metadata.deletion_timestamp.is_none()) {
+    for instance in gone {
         let secret = instance.spec.kube_config.as_ref().map(|k| k.secret_ref.name.clone()).unwrap_or_default();
-        let is_there = there.contains(secret.as_str());
+        let is_there = secrets.contains(secret.as_str());
+        let how = if is_there { "is no longer selected by spec.discover" } else { "is gone" };
+        let why = format!("Secret {secret} {how}");
+        let since = orphaned_since(instance, &why);
         // One that an earlier fleet of this name made is not ours to delete.
         let is_ours = instance.labels().get(DISCOVERED_BY) == fleet.metadata.uid.as_ref();
         if spec.on_removal == OnRemoval::Delete && may_delete && is_ours && !is_there {
-            discovery.changes.push(Change::Delete { instance, secret });
-            continue;
+            let rest = since.map_or(GRACE, |since| GRACE - now.duration_since(since));
+            if rest <= SignedDuration::ZERO {
+                discovery.deletions.push(now);
+                discovery.changes.push(Change::Delete { instance, secret });
+                continue;
+            }
+            discovery.recheck = Some(discovery.recheck.map_or(rest, |known| known.min(rest)));
         }
         discovery.orphans.push(instance.name_any());
-        let how = if is_there { "is no longer selected by spec.discover" } else { "is gone" };
-        let why = format!("Secret {secret} {how}");
-        if instance.annotations().get(ORPHANED) != Some(&why) {
+        if since.is_none() {
             discovery.changes.push(Change::Orphan { instance, why });
         }
     }
@@ -229,6 +252,13 @@ pub fn discover<'a>(
 fn is_of(instance: &FluxInstance, fleet: &FluxFleet) -> bool {
     instance.labels().contains_key(DISCOVERED_BY)
         && instance.annotations().get(DISCOVERED_BY) == fleet.metadata.name.as_ref()
+}
+
+/// Since when an instance is marked for this reason.
+fn orphaned_since(instance: &FluxInstance, why: &str) -> Option<Timestamp> {
+    let annotations = instance.annotations();
+    let since = annotations.get(ORPHANED_SINCE)?.parse().ok()?;
+    annotations.get(ORPHANED).is_some_and(|marked| marked == why).then_some(since)
 }
 
 type Found<'s, 'a> = BTreeMap<String, Vec<(Source<'s>, Option<&'a str>)>>;

@@ -123,7 +123,7 @@ fn clusters_are_found_and_never_lost() {
         .collect();
     assert!(ours.is_empty(), "{ours:?}");
 
-    // Deletion is asked for; an empty list deletes nothing all the same, and one of two does.
+    // Deletion is asked for; an empty list deletes nothing all the same, and one of two does when it has been gone for ten minutes.
     tenant.hub.merge(&fleet_path(&tenant), &json!({"spec": {"discover": {"onRemoval": "Delete"}}}));
     tenant.stop();
     tenant.hub.delete(&format!("{secrets}/a-kubeconfig"));
@@ -132,7 +132,12 @@ fn clusters_are_found_and_never_lost() {
     let message = discovered(&tenant, "TooManyGone");
     assert!(message.contains("2 of 2"), "{message}");
     cluster(&tenant, "a", &json!({"ring": "canary"}), &sites[0].for_operator());
+    let message = discovered(&tenant, "Discovered");
+    assert!(message.contains("1 have lost their Secrets, and stay as they are: b"), "{message}");
+    tenant.patch("b", &json!({"metadata": {"annotations": {"headwater.dev/orphaned-since": "2020-01-01T00:00:00Z"}}}));
     tenant.gone("b", SOON);
+    let status = tenant.hub.must_get(&fleet_path(&tenant))["status"].clone();
+    assert_eq!(status["deletions"].as_array().map(Vec::len), Some(1), "{status:#}");
     assert!(sites[1].get("/api/v1/namespaces/flux-system").is_some(), "deletionPolicy is Orphan");
     assert!(tenant.hub.get(&tenant.path("a")).is_some());
 

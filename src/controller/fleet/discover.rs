@@ -5,7 +5,7 @@
 use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::FleetCtx;
 use crate::api::condition::{self, DISCOVERED, Verdict};
-use crate::api::{FluxFleet, FluxFleetStatus, FluxInstance, ORPHANED};
+use crate::api::{FluxFleet, FluxFleetStatus, FluxInstance, ORPHANED, ORPHANED_SINCE};
 use crate::cluster::{ClusterError, with_deadline};
 use crate::controller::events::{Word, publish};
 use crate::fleet::{Change, Discovery, Source, discover};
@@ -39,10 +39,16 @@ pub(super) struct Told {
     pub(super) words: Vec<Word>,
     /// Something could not be written: to be tried again.
     pub(super) is_unfinished: bool,
+    /// When to look again.
+    pub(super) recheck: Option<SignedDuration>,
+    /// When instances were deleted lately, `doomed` included.
+    deletions: Option<Vec<Timestamp>>,
+    /// What is to be deleted once the status says so.
+    pub(super) doomed: Vec<Doomed>,
 }
 
 /// Finds clusters, and makes their instances.
-pub(super) async fn run(fleets: &FleetCtx, fleet: &FluxFleet) -> Told {
+pub(super) async fn run(fleets: &FleetCtx, fleet: &FluxFleet, now: Timestamp) -> Told {
     let Some(spec) = &fleet.spec.discover else { return Told::default() };
     if fleets.secrets.wait_until_ready().now_or_never().is_none_or(|ready| ready.is_err()) {
         // Nothing that was seen so far is missing.
@@ -56,24 +62,34 @@ pub(super) async fn run(fleets: &FleetCtx, fleet: &FluxFleet) -> Told {
         .collect();
     let instances = fleets.instances.state();
     let readable: Vec<&FluxInstance> = instances.iter().filter_map(|instance| instance.0.as_ref().ok()).collect();
-    let discovery = match discover(fleet, spec, &sources, &readable) {
+    let discovery = match discover(fleet, spec, &sources, &readable, now) {
         Ok(discovery) => discovery,
         Err(text) => return Told { verdict: Some(Verdict::no("InvalidSpec", text)), ..Told::default() },
     };
-    let mut told = Told::default();
-    let (mut created, mut deleted, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-    let steps: Vec<_> = discovery.changes.iter().map(Step::of).collect();
+    let mut told = Told { recheck: discovery.recheck, deletions: Some(discovery.deletions.clone()), ..Told::default() };
+    let (mut created, mut failed) = (Vec::new(), Vec::new());
+    let mut steps = Vec::new();
+    for change in &discovery.changes {
+        match change {
+            Change::Create { name, object } => steps.push(Step::create(name, object)),
+            Change::Update { instance, object } => steps.push(Step::update(instance, object)),
+            Change::Orphan { instance, why } => steps.push(Step::mark(instance, why, now)),
+            Change::Delete { instance, secret } => told.doomed.push(Doomed {
+                name: instance.name_any(),
+                uid: instance.uid(),
+                version: instance.resource_version(),
+                secret: secret.clone(),
+            }),
+        }
+    }
     let writes = stream::iter(steps).map(|step| async move {
         let written = write(fleets, &step).await;
         (step, written)
     });
     for (step, written) in writes.buffer_unordered(IN_FLIGHT).collect::<Vec<_>>().await {
         match written {
-            Ok(()) => match step.verb {
-                Verb::Create => created.push(step.name),
-                Verb::Delete { .. } => deleted.push(step.name),
-                Verb::Update { .. } | Verb::Orphan => {}
-            },
+            Ok(()) if step.verb == Verb::Create => created.push(step.name),
+            Ok(()) => {}
             // Somebody was faster: the watch tells of it.
             Err(ClusterError::Conflict(_)) => told.is_unfinished = true,
             Err(error) => {
@@ -89,12 +105,7 @@ pub(super) async fn run(fleets: &FleetCtx, fleet: &FluxFleet) -> Told {
             publish(&fleets.ctx, instance, vec![Word { warning: true, reason: "SourceRemoved", note }]).await;
         }
     }
-    for (reason, names) in [("InstancesCreated", created), ("InstancesDeleted", deleted)] {
-        if !names.is_empty() {
-            let note = format!("{} instances of discovered clusters: {}", names.len(), listed(&names));
-            told.words.push(Word { warning: false, reason, note });
-        }
-    }
+    told.words.extend(word("InstancesCreated", &created));
     told.verdict = Some(verdict(&discovery, &failed));
     told
 }
@@ -107,6 +118,9 @@ pub(super) fn say(
     fleet: &FluxFleet,
     now: Timestamp,
 ) -> Option<Word> {
+    if let Some(deletions) = told.deletions {
+        status.deletions = deletions.into_iter().map(Time).collect();
+    }
     let Some(verdict) = told.verdict else {
         status.conditions.retain(|condition| condition.type_ != DISCOVERED);
         return None;
@@ -133,6 +147,11 @@ fn verdict(discovery: &Discovery<'_>, failed: &[String]) -> Verdict {
     Verdict::yes("Discovered", format!("{} clusters were found, and have their instances{orphans}", discovery.found))
 }
 
+fn word(reason: &'static str, names: &[String]) -> Option<Word> {
+    let note = || format!("{} instances of discovered clusters: {}", names.len(), listed(names));
+    (!names.is_empty()).then(|| Word { warning: false, reason, note: note() })
+}
+
 fn listed(names: &[String]) -> String {
     let more = if names.len() > NAMES { ", ..." } else { "" };
     format!("{}{more}", names[..names.len().min(NAMES)].join(", "))
@@ -152,48 +171,36 @@ enum Verb {
     Update {
         unmark: Option<Value>,
     },
-    Orphan,
-    Delete {
-        uid: Option<String>,
-        version: Option<String>,
-        secret: String,
-    },
+    Mark,
 }
 
 impl Step {
-    fn of(change: &Change<'_>) -> Self {
-        match change {
-            Change::Create { name, object } => {
-                let mut body = object.clone();
-                body["metadata"]["resourceVersion"] = json!(NO_VERSION);
-                Self { name: name.clone(), verb: Verb::Create, body }
-            }
-            Change::Update { instance, object } => {
-                let mut body = object.clone();
-                body["metadata"]["uid"] = json!(instance.uid());
-                let marked = instance.annotations().contains_key(ORPHANED).then(|| mark(instance, None));
-                Self { name: instance.name_any(), verb: Verb::Update { unmark: marked }, body }
-            }
-            Change::Orphan { instance, why } => {
-                Self { name: instance.name_any(), verb: Verb::Orphan, body: mark(instance, Some(why)) }
-            }
-            Change::Delete { instance, secret } => {
-                let (uid, version) = (instance.uid(), instance.resource_version());
-                let verb = Verb::Delete { uid, version, secret: secret.clone() };
-                Self { name: instance.name_any(), verb, body: Value::Null }
-            }
-        }
+    fn create(name: &str, object: &Value) -> Self {
+        let mut body = object.clone();
+        body["metadata"]["resourceVersion"] = json!(NO_VERSION);
+        Self { name: name.to_owned(), verb: Verb::Create, body }
+    }
+
+    fn update(instance: &FluxInstance, object: &Value) -> Self {
+        let mut body = object.clone();
+        body["metadata"]["uid"] = json!(instance.uid());
+        let unmark = instance.annotations().contains_key(ORPHANED).then(|| mark(instance, None));
+        Self { name: instance.name_any(), verb: Verb::Update { unmark }, body }
+    }
+
+    fn mark(instance: &FluxInstance, why: &str, now: Timestamp) -> Self {
+        Self { name: instance.name_any(), verb: Verb::Mark, body: mark(instance, Some((why, now))) }
     }
 }
 
 /// Marks this very instance, or takes the mark off.
-fn mark(instance: &FluxInstance, why: Option<&str>) -> Value {
-    json!({"metadata": {"uid": instance.uid(), "annotations": {(ORPHANED): why}}})
+fn mark(instance: &FluxInstance, why: Option<(&str, Timestamp)>) -> Value {
+    let (why, since) = why.map(|(why, since)| (why, since.to_string())).unzip();
+    json!({"metadata": {"uid": instance.uid(), "annotations": {(ORPHANED): why, (ORPHANED_SINCE): since}}})
 }
 
 async fn write(fleets: &FleetCtx, step: &Step) -> Result<(), ClusterError> {
-    let (hub, namespace) = (&fleets.ctx.hub, &fleets.ctx.namespace);
-    let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
+    let api = Api::<FluxInstance>::namespaced(fleets.ctx.hub.clone(), &fleets.ctx.namespace);
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     match &step.verb {
         // Not a POST: who creates like that owns fields in another way than who applies, and could not let go of them later.
@@ -204,19 +211,45 @@ async fn write(fleets: &FleetCtx, step: &Step) -> Result<(), ClusterError> {
             }
             with_deadline(api.patch(&step.name, &params.force(), &Patch::Apply(&step.body))).await.map(drop)
         }
-        Verb::Orphan => with_deadline(api.patch(&step.name, &params, &Patch::Merge(&step.body))).await.map(drop),
-        Verb::Delete { uid, version, secret } => {
-            // What a watch shows may be old: that there is none is asked once more.
-            let secrets = Api::<Secret>::namespaced(hub.clone(), namespace);
-            if with_deadline(secrets.get_metadata_opt(secret)).await?.is_some() {
-                return Ok(());
-            }
-            let preconditions = Preconditions { uid: uid.clone(), resource_version: version.clone() };
-            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match with_deadline(api.delete(&step.name, &params)).await {
-                Ok(_) | Err(ClusterError::NotFound(_)) => Ok(()),
-                Err(error) => Err(error),
+        Verb::Mark => with_deadline(api.patch(&step.name, &params, &Patch::Merge(&step.body))).await.map(drop),
+    }
+}
+
+/// An instance that is to be deleted.
+pub(super) struct Doomed {
+    name: String,
+    uid: Option<String>,
+    version: Option<String>,
+    secret: String,
+}
+
+/// Deletes what the status says is deleted, and says so. One that remains is found again, and counts again.
+pub(super) async fn delete(fleets: &FleetCtx, doomed: Vec<Doomed>) -> Option<Word> {
+    let mut deleted = Vec::new();
+    for instance in doomed {
+        match delete_one(fleets, &instance).await {
+            Ok(true) => deleted.push(instance.name),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(instance = %instance.name, %error, "discovered instance could not be deleted");
             }
         }
+    }
+    word("InstancesDeleted", &deleted)
+}
+
+async fn delete_one(fleets: &FleetCtx, instance: &Doomed) -> Result<bool, ClusterError> {
+    let (hub, namespace) = (&fleets.ctx.hub, &fleets.ctx.namespace);
+    // What a watch shows may be old: that there is none is asked once more.
+    let secrets = Api::<Secret>::namespaced(hub.clone(), namespace);
+    if with_deadline(secrets.get_metadata_opt(&instance.secret)).await?.is_some() {
+        return Ok(false);
+    }
+    let preconditions = Preconditions { uid: instance.uid.clone(), resource_version: instance.version.clone() };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
+    match with_deadline(api.delete(&instance.name, &params)).await {
+        Ok(_) | Err(ClusterError::NotFound(_)) => Ok(true),
+        Err(error) => Err(error),
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
@@ -119,9 +119,10 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         tracing::warn!(fleet = %name, %error, "instances could not be read");
         return memory.backoff();
     }
-    let mut discovered = discover::run(fleets, &fleet).await;
+    let mut discovered = discover::run(fleets, &fleet, Timestamp::now()).await;
     memory.words.append(&mut discovered.words);
-    let is_unfinished = discovered.is_unfinished;
+    let (is_unfinished, doomed) = (discovered.is_unfinished, std::mem::take(&mut discovered.doomed));
+    let look_again = discovered.recheck;
     let resolved = target(ctx, &fleet).await;
     if let Err(error) = &resolved {
         tracing::warn!(fleet = %name, reason = error.reason(), %error, "target could not be resolved");
@@ -156,7 +157,8 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
             memory.written = unseen;
             let is_refused = matches!(error, ClusterError::Conflict(_));
             // What may be written and was never answered is not news any more to who looks at it next.
-            memory.told = if is_refused { told } else { told.or_else(|| Some(fleet.status.unwrap_or_default())) };
+            memory.told =
+                if is_refused { told } else { told.or_else(|| Some(fleet.status.clone().unwrap_or_default())) };
             if is_refused {
                 return Action::requeue(OVERTAKEN);
             }
@@ -172,6 +174,7 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         return Action::await_change();
     };
     let outcome = admit::admit(ctx, &plan, memory).await;
+    words.extend(discover::delete(fleets, doomed).await);
     fleets.notifier.tell(&fleet, &status, &words);
     about(ctx, &fleet.object_ref(&()), words).await;
     count(ctx, &name, &plan, memory);
@@ -188,8 +191,8 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         return memory.backoff();
     }
     let interval = fleet.spec.interval.get().unwrap_or(BACKOFF_LAST);
-    let recheck = recheck.map_or(interval, |recheck| interval.min(recheck.unsigned_abs()));
-    Action::requeue(recheck)
+    let rechecks = [recheck, look_again].into_iter().flatten().map(SignedDuration::unsigned_abs);
+    Action::requeue(rechecks.fold(interval, Duration::min))
 }
 
 /// What the version of a fleet means now.

@@ -27,10 +27,26 @@ fn clusters(names: &[&str]) -> Vec<(String, Labels)> {
     names.iter().map(|name| (format!("{name}-kubeconfig"), labels(&[(CLUSTER_NAME, name), ("env", "prod")]))).collect()
 }
 
+/// Noon.
+fn noon() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().unwrap()
+}
+
 fn run<'a>(fleet: &FluxFleet, secrets: &[(String, Labels)], instances: &'a [FluxInstance]) -> Discovery<'a> {
+    run_at(0, fleet, secrets, instances)
+}
+
+/// So many minutes after noon.
+fn run_at<'a>(
+    minute: i64,
+    fleet: &FluxFleet,
+    secrets: &[(String, Labels)],
+    instances: &'a [FluxInstance],
+) -> Discovery<'a> {
+    let now = noon() + SignedDuration::from_mins(minute);
     let sources: Vec<Source<'_>> = secrets.iter().map(|(name, labels)| Source { name, labels }).collect();
     let instances: Vec<&FluxInstance> = instances.iter().collect();
-    discover(fleet, fleet.spec.discover.as_ref().unwrap(), &sources, &instances).unwrap()
+    discover(fleet, fleet.spec.discover.as_ref().unwrap(), &sources, &instances, now).unwrap()
 }
 
 /// What the API server would make of what was wanted.
@@ -171,7 +187,7 @@ fn an_instance_whose_secret_is_gone_stays_and_says_so() {
     let found = run(&fleet, &clusters(&["a"]), &all);
     assert_eq!(texts(&found), ["orphan b: Secret b-kubeconfig is gone"]);
     assert_eq!((found.orphans, found.problems), (vec!["b".to_owned()], vec![]));
-    all[1].metadata.annotations.as_mut().unwrap().insert(ORPHANED.to_owned(), "Secret b-kubeconfig is gone".to_owned());
+    mark(&mut all[1], 0);
     assert_eq!(texts(&run(&fleet, &clusters(&["a"]), &all)), [""; 0], "it is said once");
     assert_eq!(texts(&run(&fleet, &clusters(&["a", "b"]), &all)), ["update b"], "it is taken back when the Secret is");
     let mut unlabelled = clusters(&["a", "b"]);
@@ -182,32 +198,103 @@ fn an_instance_whose_secret_is_gone_stays_and_says_so() {
     );
 }
 
+/// Its Secret is gone since so many minutes after noon.
+fn mark(instance: &mut FluxInstance, minute: i64) {
+    let why = format!("Secret {}-kubeconfig is gone", instance.name_any());
+    let since = (noon() + SignedDuration::from_mins(minute)).to_string();
+    let marks = [(ORPHANED.to_owned(), why), (ORPHANED_SINCE.to_owned(), since)];
+    instance.metadata.annotations.get_or_insert_default().extend(marks);
+}
+
+/// Deletions, and problems.
+fn of(found: &Discovery<'_>) -> (Vec<String>, Vec<Problem>) {
+    let deleted = texts(found).into_iter().filter(|text| text.starts_with("delete "));
+    (deleted.collect(), found.problems.clone())
+}
+
+fn twenty() -> Vec<String> {
+    (0..20).map(|number| format!("c{number:02}")).collect()
+}
+
 #[test]
 fn few_are_deleted_and_many_never() {
     let fleet = fleet(json!({"clusterAPI": {}, "onRemoval": "Delete"}));
-    let names: Vec<String> = (0..20).map(|number| format!("c{number:02}")).collect();
+    let names = twenty();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut all = made(&fleet, &names);
-    assert_eq!(
-        texts(&run(&fleet, &clusters(&names[2..]), &all)),
-        ["delete c00 of c00-kubeconfig", "delete c01 of c01-kubeconfig"]
-    );
-    let of = |found: &Discovery<'_>| {
-        (found.changes.iter().filter(|c| matches!(c, Change::Delete { .. })).count(), found.problems.clone())
-    };
-    assert_eq!(of(&run(&fleet, &clusters(&names[3..]), &all)), (0, vec![Problem::TooMany(3, 20)]));
-    assert_eq!(of(&run(&fleet, &[], &all)), (0, vec![Problem::TooMany(20, 20)]));
-    assert_eq!(of(&run(&fleet, &[], &all[..1])), (0, vec![Problem::TooMany(1, 1)]), "an empty list deletes nothing");
+    for instance in &mut all {
+        mark(instance, -10);
+    }
+    let two = vec!["delete c00 of c00-kubeconfig".to_owned(), "delete c01 of c01-kubeconfig".to_owned()];
+    assert_eq!(of(&run(&fleet, &clusters(&names[2..]), &all)), (two, vec![]));
+    let none = |lost, all| (vec![], vec![Problem::TooMany(lost, all)]);
+    assert_eq!(of(&run(&fleet, &clusters(&names[3..]), &all)), none(3, 20));
+    assert_eq!(of(&run(&fleet, &[], &all)), none(20, 20));
+    assert_eq!(of(&run(&fleet, &[], &all[..1])), none(1, 1), "an empty list deletes nothing");
     // A Secret that is there, and not selected, is no removal.
     let mut unlabelled = clusters(&names);
     unlabelled[0].1.clear();
-    assert_eq!(of(&run(&fleet, &unlabelled, &all)), (0, vec![]));
-    // Those on their way count; one of an earlier fleet of this name is not ours to delete.
-    all[0].metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
-    assert_eq!(of(&run(&fleet, &clusters(&names[3..]), &all)), (0, vec![Problem::TooMany(3, 20)]));
-    all[1].metadata.labels.as_mut().unwrap().insert(DISCOVERED_BY.to_owned(), "before".to_owned());
-    assert_eq!(of(&run(&fleet, &clusters(&names[2..]), &all)), (0, vec![]));
+    assert_eq!(of(&run(&fleet, &unlabelled, &all)), (vec![], vec![]));
+    // One of an earlier fleet of this name is not ours to delete.
+    all[0].metadata.labels.as_mut().unwrap().insert(DISCOVERED_BY.to_owned(), "before".to_owned());
+    assert_eq!(of(&run(&fleet, &clusters(&names[1..]), &all)), (vec![], vec![]));
+}
+
+/// A Secret that is deleted and made anew does not cost its instance.
+#[test]
+fn a_secret_has_to_be_gone_for_a_while() {
+    let fleet = fleet(json!({"clusterAPI": {}, "onRemoval": "Delete"}));
+    let mut all = made(&fleet, &["a", "b"]);
+    let left = clusters(&["a"]);
+    let found = run(&fleet, &left, &all);
+    assert_eq!((texts(&found), found.recheck), (vec!["orphan b: Secret b-kubeconfig is gone".to_owned()], Some(GRACE)));
+    mark(&mut all[1], 0);
+    let found = run_at(9, &fleet, &left, &all);
+    assert_eq!((texts(&found), found.recheck), (vec![], Some(SignedDuration::from_mins(1))));
+    assert_eq!((found.orphans, found.deletions), (vec!["b".to_owned()], vec![]));
+    assert_eq!(of(&run_at(10, &fleet, &left, &all)).0, ["delete b of b-kubeconfig"]);
+    assert_eq!(
+        texts(&run_at(9, &fleet, &clusters(&["a", "b"]), &all)),
+        ["update b"],
+        "the mark goes, and with it the time"
+    );
+    // Marked for another reason, or with a clock that was put back, it waits.
+    all[1].metadata.annotations.as_mut().unwrap().insert(ORPHANED.to_owned(), "something else".to_owned());
+    assert_eq!(texts(&run_at(60, &fleet, &left, &all)), ["orphan b: Secret b-kubeconfig is gone"]);
+    mark(&mut all[1], 0);
+    assert_eq!(texts(&run_at(-60, &fleet, &left, &all)), [""; 0]);
+}
+
+/// One Secret is lost every ten minutes, and nobody looks: of twenty instances two may go within any hour.
+#[test]
+fn a_slow_loss_is_as_many_as_a_fast_one() {
+    let mut fleet = fleet(json!({"clusterAPI": {}, "onRemoval": "Delete"}));
+    let names = twenty();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut all = made(&fleet, &names);
+    let mut deleted: Vec<i64> = vec![];
+    for minute in 0..180 {
+        let lost = usize::try_from(minute / 10 + 1).unwrap().min(names.len() - 1);
+        let found = run_at(minute, &fleet, &clusters(&names[lost..]), &all);
+        let (mut marked, mut going) = (vec![], vec![]);
+        for change in &found.changes {
+            match change {
+                Change::Orphan { instance, .. } => marked.push(instance.name_any()),
+                Change::Delete { instance, .. } => going.push(instance.name_any()),
+                other => panic!("{other:?}"),
+            }
+        }
+        deleted.extend(going.iter().map(|_| minute));
+        let deletions = found.deletions.iter().map(|at| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(*at));
+        fleet.status.get_or_insert_default().deletions = deletions.collect();
+        for instance in all.iter_mut().filter(|i| marked.contains(&i.name_any())) {
+            mark(instance, minute);
+        }
+        all.retain(|instance| !going.contains(&instance.name_any()));
+    }
+    let within = |hour: i64| deleted.iter().filter(|at| (hour..hour + 60).contains(*at)).count();
+    assert!(!deleted.is_empty() && (0..120).all(|hour| within(hour) <= 2), "{deleted:?}");
+    assert!(all.len() >= 17, "{} are left", all.len());
 }
 
 #[test]
