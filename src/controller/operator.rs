@@ -211,11 +211,16 @@ async fn manage(
     let notifier = Notifier::start(events_addr, ctx.metrics.clone());
     let fleet_ctx = Arc::new(FleetCtx::new(Arc::clone(&ctx), reader.clone(), known_secrets, notifier));
     let ended = stopped(stop.clone());
+    let shard = Arc::clone(&ctx);
     let planning = async move {
         if is_planner {
             plan_fleets(fleets, fleet_ctx, instance_news, ended).await;
         } else {
-            tokio::select! { () = fleets.for_each(|_| async {}) => {}, () = ended => {} }
+            tokio::select! {
+                () = fleets.for_each(|_| async {}) => {}
+                () = fleet::watch_unplanned(shard) => {}
+                () = ended => {}
+            }
         }
     };
     let waking = tokio::spawn(fleet::wake_members(Arc::clone(&ctx), reader.clone(), fleet_news));

@@ -7,6 +7,7 @@ mod admit;
 mod discover;
 mod news;
 mod notify;
+mod unplanned;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 
 pub(super) use self::discover::Secrets;
 pub(super) use self::notify::Notifier;
+pub(super) use self::unplanned::watch_unplanned;
 use super::events::{Word, about, unreadable};
 use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve, version_of};
 use crate::api::condition::{self, Verdict};
