@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -58,8 +58,8 @@ struct Way {
     secret_version: Option<String>,
     /// An instance asked for another cluster than the one that answers.
     is_other: bool,
-    /// A pass was turned away since it was connected last.
-    is_awaited: bool,
+    /// Names of instances whose passes were turned away since it was connected last.
+    awaited: BTreeSet<String>,
 }
 
 impl Way {
@@ -112,6 +112,8 @@ struct Ways {
     by_id: BTreeMap<Id, Way>,
     /// Whose instances are to look again.
     news: BTreeSet<Id>,
+    /// Names of instances that waited and can go on. Not all of that cluster: the one that raised a doubt has a pace of its own.
+    let_in: BTreeSet<String>,
 }
 
 /// All connections of this process.
@@ -150,7 +152,7 @@ impl Clusters {
         let recorded = instance.status.as_ref().and_then(|status| status.cluster.as_ref()).map(|c| c.uid.as_str());
         let connection = match &instance.spec.kube_config {
             None => self.hub().await?,
-            Some(reference) => self.remote(reference, recorded)?,
+            Some(reference) => self.remote(&instance.name_any(), reference, recorded)?,
         };
         match recorded {
             Some(expected) if expected != connection.cluster.uid => {
@@ -170,12 +172,12 @@ impl Clusters {
     }
 
     /// What is known at this moment.
-    fn remote(&self, reference: &KubeConfigRef, expected: Option<&str>) -> Result<Connection, StepError> {
+    fn remote(&self, name: &str, reference: &KubeConfigRef, expected: Option<&str>) -> Result<Connection, StepError> {
         let mut ways = self.ways();
         let way = ways.by_id.entry(id_of(reference)).or_default();
         let is_connected = way.is_connected();
         let Some(connection) = way.connection.as_ref().filter(|_| is_connected) else {
-            way.is_awaited = true;
+            way.awaited.insert(name.to_owned());
             self.stirred.notify_one();
             return Err(way.why.clone().unwrap_or(StepError::Connecting));
         };
@@ -255,21 +257,23 @@ impl Clusters {
     async fn visit(&self, id: &Id) {
         let answer = self.contact(id).await;
         let mut ways = self.ways();
-        let Some(way) = ways.by_id.get_mut(id) else { return };
-        let is_news = match answer {
+        let Ways { by_id, news, let_in } = &mut *ways;
+        let Some(way) = by_id.get_mut(id) else { return };
+        match answer {
             Ok(connection) => {
                 way.on(Event::Answered);
                 let is_connected = way.is_connected();
                 (way.connection, way.why) = (is_connected.then_some(connection), None);
-                is_connected && std::mem::take(&mut way.is_awaited)
+                if is_connected {
+                    let_in.append(&mut way.awaited);
+                }
             }
             Err(error) => {
                 way.on(Event::Failed(error.trouble().unwrap_or(Trouble::Unreachable), error.retry_after()));
-                matches!(way.link.standing(), Standing::Down(_)) && way.is_down(&error)
+                if matches!(way.link.standing(), Standing::Down(_)) && way.is_down(&error) {
+                    news.insert(id.clone());
+                }
             }
-        };
-        if is_news {
-            ways.news.insert(id.clone());
         }
     }
 
@@ -325,19 +329,20 @@ pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
     let mut visits = JoinSet::new();
     loop {
         // Taken before the look at the instances: whoever is in them was there before its instance asked.
-        let (news, known) = {
+        let (news, let_in, known) = {
             let mut ways = ctx.clusters.ways();
-            (std::mem::take(&mut ways.news), ways.by_id.keys().cloned().collect::<Vec<_>>())
+            let known: Vec<Id> = ways.by_id.keys().cloned().collect();
+            (std::mem::take(&mut ways.news), std::mem::take(&mut ways.let_in), known)
         };
         let named = named_by(&ctx, &instances);
         for id in known.iter().filter(|id| !named.contains_key(*id)) {
             ctx.clusters.ways().by_id.remove(id);
         }
-        for id in news {
-            for instance in named.get(&id).into_iter().flatten() {
-                // Nobody listens any more when the operator stops.
-                let _ = ctx.trigger.send(instance.clone()).await;
-            }
+        let of_clusters = news.iter().filter_map(|id| named.get(id)).flatten().cloned();
+        let waiting = let_in.iter().map(|name| ObjectRef::new(name).within(&ctx.namespace));
+        for instance in of_clusters.chain(waiting).collect::<Vec<_>>() {
+            // Nobody listens any more when the operator stops.
+            let _ = ctx.trigger.send(instance).await;
         }
         let (due, next) = ctx.clusters.due();
         for (id, due) in due {
