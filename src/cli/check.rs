@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
-use kube::Api;
 use serde_json::json;
 
+use super::found::{Found, find};
 use super::{Output, diff, ui};
-use crate::api::{Enforcement, FluxInstance};
-use crate::cluster::{Gate, connect, hub_config, with_deadline};
+use crate::api::Enforcement;
 use crate::controller::{Checked, Checker};
 use crate::plan::preflight::Finding;
 
@@ -31,20 +30,9 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let config = hub_config().await?;
-    let hub = connect(&config, &Gate::open())?;
-    let (instance, namespace) = match (&args.instance, &args.filename) {
-        (Some(name), _) => {
-            let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());
-            let api = Api::<FluxInstance>::namespaced(hub.clone(), &namespace);
-            (with_deadline(api.get(name)).await?, namespace)
-        }
-        (None, Some(file)) => {
-            let instance = diff::read(file)?;
-            let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
-            let namespace = args.namespace.or(in_file).unwrap_or_else(|| config.default_namespace.clone());
-            (diff::validate(&hub, instance, &namespace).await?, namespace)
-        }
+    let Found { hub, namespace, object: instance } = match (&args.instance, &args.filename) {
+        (Some(name), _) => find(name, args.namespace.as_ref()).await?,
+        (None, Some(filename)) => diff::read(filename, args.namespace).await?,
         (None, None) => bail!("name a FluxInstance, or a file with --filename"),
     };
     ui::talk("looking at bundle, cluster and registries; nothing is written");

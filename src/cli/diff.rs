@@ -1,15 +1,14 @@
 //! `headwater diff`: the operator's own plan, printed instead of executed.
 
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 
-use super::{DiffArgs, Output, ui};
+use super::found::Found;
+use super::{DiffArgs, Output, file, ui};
 use crate::api::FluxInstance;
 use crate::cluster::{Cluster, Gate, connect, hub_config, with_deadline};
 use crate::controller::preview;
@@ -18,13 +17,7 @@ use crate::plan::{Plan, Reason, Step, Treatment};
 use crate::render::{ObjectKey, yaml};
 
 pub(super) async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
-    let instance = read(&args.filename)?;
-    let config = hub_config().await?;
-    let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
-    let namespace = args.namespace.clone().or(in_file).unwrap_or_else(|| config.default_namespace.clone());
-    let hub = connect(&config, &Gate::open())?;
-    let instance = validate(&hub, instance, &namespace).await?;
-
+    let Found { hub, namespace, object: instance } = read(&args.filename, args.namespace.clone()).await?;
     let preview =
         Box::pin(preview(hub, &instance, &namespace)).await.map_err(|e| anyhow::anyhow!("{}: {e}", e.reason()))?;
     let plan = &preview.plan;
@@ -112,44 +105,20 @@ fn exit(unchanged: bool) -> ExitCode {
     ExitCode::from(u8::from(!unchanged))
 }
 
-/// The one document of a file, or of standard input.
-pub(super) fn read_one(file: &Path) -> anyhow::Result<Value> {
-    let name = file.display().to_string();
-    let text = if name == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-        text
-    } else {
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?
-    };
-    Ok(yaml::parse_one(&name, &text)?)
-}
-
-pub(super) fn read(file: &Path) -> anyhow::Result<Value> {
-    let name = file.display();
-    let instance = read_one(file)?;
-    if instance["kind"] != "FluxInstance"
-        || !instance["apiVersion"].as_str().unwrap_or_default().starts_with("headwater.dev/")
-    {
-        bail!(
-            "{name}: expected one FluxInstance of headwater.dev/v1alpha1, found {} of {}",
-            instance["kind"],
-            instance["apiVersion"]
-        );
-    }
-    if !instance["metadata"]["name"].is_string() {
-        bail!("{name}: metadata.name is required");
-    }
-    Ok(instance)
-}
-
-/// The API server knows all rules and defaults: a dry run tells the same text that `kubectl apply` would.
-pub(super) async fn validate(hub: &kube::Client, mut instance: Value, namespace: &str) -> anyhow::Result<FluxInstance> {
+/// The instance of a file, as it would be on the hub. The API server knows all rules and defaults: a dry run tells the same text that
+/// `kubectl apply` would.
+pub(super) async fn read(filename: &Path, namespace: Option<String>) -> anyhow::Result<Found<FluxInstance>> {
+    let mut instance = file::one_of::<FluxInstance>(filename)?;
+    let config = hub_config().await?;
+    let in_file = instance["metadata"]["namespace"].as_str().map(str::to_owned);
+    let namespace = namespace.or(in_file).unwrap_or_else(|| config.default_namespace.clone());
+    let hub = connect(&config, &Gate::open())?;
     let name = instance["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    instance["metadata"]["namespace"] = namespace.into();
-    let api = Api::<FluxInstance>::namespaced(hub.clone(), namespace);
+    instance["metadata"]["namespace"] = namespace.clone().into();
+    let api = Api::<FluxInstance>::namespaced(hub.clone(), &namespace);
     let params = PatchParams { dry_run: true, ..PatchParams::apply("headwater-diff").force().validation_strict() };
-    Ok(with_deadline(api.patch(&name, &params, &Patch::Apply(&instance))).await?)
+    let object = with_deadline(api.patch(&name, &params, &Patch::Apply(&instance))).await?;
+    Ok(Found { hub, namespace, object })
 }
 
 async fn fields(cluster: &Cluster, object: &crate::plan::Desired) -> anyhow::Result<()> {

@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 
 use super::ui;
 use crate::cluster::{ClusterError, Gate, connect, hub_config, with_deadline};
+use crate::render::{did_you_mean, list, meant};
 
+/// Names that are looked through for the one that was meant.
+const NAMES: u32 = 500;
 /// Objects asked for at a time.
 const PAGE: u32 = 500;
 
@@ -52,11 +55,14 @@ async fn get<K: Ours>(hub: &Client, namespace: &str, name: &str) -> anyhow::Resu
     match with_deadline(api.get(name)).await {
         Ok(object) => Ok(object),
         Err(ClusterError::NotFound(_)) => {
-            let all = with_deadline(api.list_metadata(&ListParams::default().limit(20))).await?;
+            let all = with_deadline(api.list_metadata(&ListParams::default().limit(NAMES))).await?;
             let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
-            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let kind = K::kind(&());
-            bail!("there is no {kind} {name} in namespace {namespace} (found: {names}); --namespace names another one")
+            bail!(
+                "there is no {} {name} in namespace {namespace} (found: {}{}); --namespace names another one",
+                K::kind(&()),
+                list(&names),
+                did_you_mean(meant(name, names.iter().cloned()))
+            )
         }
         Err(error) => Err(error).context("the hub"),
     }
@@ -95,10 +101,14 @@ impl<K: Ours> Found<K> {
         }
     }
 
-    /// Looks at the object once more.
-    pub(super) async fn again(&mut self) -> anyhow::Result<()> {
-        self.object = get(&self.hub, &self.namespace, &self.object.name_any()).await?;
-        Ok(())
+    /// Looks at the object once more. Whether it is still there.
+    pub(super) async fn again(&mut self) -> Result<bool, ClusterError> {
+        let found = with_deadline(self.api().get_opt(&self.object.name_any())).await?;
+        let is_there = found.is_some();
+        if let Some(object) = found {
+            self.object = object;
+        }
+        Ok(is_there)
     }
 
     /// Sets an annotation, or removes it, of this very object.

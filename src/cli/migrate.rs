@@ -57,7 +57,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<()> {
 
 /// Tells a `FluxInstance` of flux-operator as one of ours. No cluster is looked at.
 async fn convert(args: &MigrateArgs, file: &Path) -> anyhow::Result<()> {
-    let peer = super::diff::read_one(file)?;
+    let peer = super::file::one(file)?;
     let declared = declare_peer(&peer).with_context(|| file.display().to_string())?;
     for note in &declared.notes {
         ui::talk(note);

@@ -4,6 +4,7 @@ mod bundle;
 mod check;
 mod cluster;
 mod diff;
+mod file;
 mod fleet;
 mod found;
 mod generate;

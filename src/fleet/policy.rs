@@ -1,7 +1,9 @@
 //! The rules of a fleet, read from its spec once per plan.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::SignedDuration;
-use kube::core::{Selector, SelectorExt};
+use kube::core::{ParseExpressionError, Selector, SelectorExt};
 
 use super::window::Windows;
 use crate::api::{Approval, FluxFleetSpec, Share, Stage, Unreachable};
@@ -49,23 +51,50 @@ impl Rules {
     /// # Errors
     /// The sentence that says where the spec is wrong. The API server knows most of these rules; time zones and crontabs it does not.
     pub fn read(spec: &FluxFleetSpec) -> Result<Self, String> {
-        let selector = spec.selector.clone().try_into().map_err(|error| format!("spec.selector: {error}"))?;
+        let selector = spec.selector.clone().try_into();
+        let selector = selector.map_err(|error: ParseExpressionError| wrong_selector("spec", &error))?;
         let stage = |(number, stage)| StageRules::read(spec, stage, number);
         let stages = spec.stages.iter().enumerate().map(stage).collect::<Result<_, _>>()?;
+        distinct(&spec.stages)?;
         Ok(Self { selector, stages })
     }
 
     /// The stage of an instance with these labels: the first that selects it.
-    pub fn stage_of(&self, labels: &std::collections::BTreeMap<String, String>) -> Option<usize> {
+    pub fn stage_of(&self, labels: &BTreeMap<String, String>) -> Option<usize> {
         self.stages.iter().position(|stage| stage.selector.as_ref().is_none_or(|selector| selector.matches(labels)))
     }
+}
+
+/// The API server takes any text for an operator.
+fn wrong_selector(place: &str, error: &ParseExpressionError) -> String {
+    format!("{place}.selector: {error}; operators are In and NotIn with values, Exists and DoesNotExist without")
+}
+
+/// Stages can be told apart, and each can have clusters.
+fn distinct(stages: &[Stage]) -> Result<(), String> {
+    let mut names = BTreeSet::new();
+    for (number, stage) in stages.iter().enumerate() {
+        let name = &stage.name;
+        if !names.insert(name) {
+            return Err(format!(
+                "spec.stages[{number}].name: {name:?} is the name of a stage before it too; each stage needs a name of its own"
+            ));
+        }
+        if stage.selector.is_none() && number + 1 < stages.len() {
+            return Err(format!(
+                "spec.stages[{number}]: stage {name} has no selector, so that it takes every instance that no stage before it takes; only the last stage can be so"
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl StageRules {
     fn read(spec: &FluxFleetSpec, stage: &Stage, number: usize) -> Result<Self, String> {
         let place = format!("spec.stages[{number}]");
         let defaults = &spec.defaults;
-        let selector = stage.selector.clone().map(TryInto::try_into).transpose();
+        let selector: Result<Option<Selector>, ParseExpressionError> =
+            stage.selector.clone().map(TryInto::try_into).transpose();
         let share = |field: &str, share: Share, min: u32| match (&share, share.of(100)) {
             (Share::Number(found), _) if *found < min => {
                 Err(format!("{place}.{field}: must be {min} or more, found {found}"))
@@ -85,7 +114,7 @@ impl StageRules {
         let deadline = stage.progress_deadline.as_ref().unwrap_or(&defaults.progress_deadline);
         Ok(Self {
             name: stage.name.clone(),
-            selector: selector.map_err(|error| format!("{place}.selector: {error}"))?,
+            selector: selector.map_err(|error| wrong_selector(&place, &error))?,
             concurrency: share(
                 "concurrency",
                 stage.concurrency.clone().unwrap_or_else(|| defaults.concurrency.clone()).0,
@@ -118,6 +147,20 @@ impl StageRules {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_that_cannot_be_told_apart_are_refused() {
+        let read = |stages: serde_json::Value| {
+            let spec = serde_json::json!({"selector": {}, "distribution": {"version": "2.x"}, "stages": stages});
+            Rules::read(&serde_json::from_value(spec).unwrap()).map(|_| ())
+        };
+        let canary = serde_json::json!({"name": "canary", "selector": {"matchLabels": {"ring": "canary"}}});
+        assert_eq!(read(serde_json::json!([canary, {"name": "rest"}])), Ok(()));
+        let error = read(serde_json::json!([canary, canary])).unwrap_err();
+        assert!(error.starts_with("spec.stages[1].name: \"canary\" is the name of a stage before it too"), "{error}");
+        let error = read(serde_json::json!([{"name": "rest"}, canary])).unwrap_err();
+        assert!(error.starts_with("spec.stages[0]: stage rest has no selector"), "{error}");
+    }
 
     #[test]
     fn percent_is_rounded_down_and_at_least_one_cluster_moves() {

@@ -50,8 +50,9 @@ pub use object::{Object, ObjectKey, digest, digest_text};
 pub use patches::PatchError;
 pub use validate::check;
 
+pub(crate) use schema::check as check_schema;
 use selection::{require_kind, select};
-pub(crate) use text::{cut, nearest};
+pub(crate) use text::{cut, did_you_mean, list, meant, nearest};
 
 /// What one cluster wants of a bundle.
 #[derive(Debug, Clone, Default, Serialize)]

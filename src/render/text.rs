@@ -1,7 +1,7 @@
 //! Small helpers for messages.
 
 /// `a, b, c`, cut after twelve entries.
-pub(super) fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     const MOST: usize = 12;
     let items: Vec<T> = items.into_iter().collect();
     let text = items.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
@@ -25,6 +25,17 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 /// The candidate that is most like a text, to say "did you mean".
 pub(crate) fn nearest(text: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
     candidates.into_iter().min_by_key(|candidate| distance(text, candidate))
+}
+
+/// The candidate that a text is probably a slip of the pen for.
+pub(crate) fn meant(text: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
+    let most = (text.chars().count() / 3).max(1);
+    nearest(text, candidates).filter(|near| distance(text, near) <= most)
+}
+
+/// `; did you mean this?`
+pub(crate) fn did_you_mean(near: Option<String>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
 }
 
 /// Number of single letter edits between two texts.
@@ -53,6 +64,9 @@ mod tests {
         assert_eq!(nearest("sourcecontroler", names).as_deref(), Some("source-controller"));
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(nearest("x", []), None);
+        let stages = || ["canary", "early", "rest"].map(str::to_owned);
+        assert_eq!(did_you_mean(meant("cannary", stages())), "; did you mean canary?");
+        assert_eq!(did_you_mean(meant("production", stages())), "");
     }
 
     #[test]

@@ -11,7 +11,7 @@ const MAX_BYTES: usize = 8 << 20;
 
 /// Why a text is not usable YAML, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {message}")]
+#[error("{}: {message}", self.place())]
 pub struct YamlError {
     /// Name of the file, or of the field that holds the text.
     pub file: String,
@@ -21,6 +21,12 @@ pub struct YamlError {
     pub column: u64,
     /// What is wrong.
     pub message: String,
+}
+
+impl YamlError {
+    fn place(&self) -> String {
+        if self.line == 0 { self.file.clone() } else { format!("{}:{}:{}", self.file, self.line, self.column) }
+    }
 }
 
 /// Reads all documents of a text; empty documents are left out. `file` names the text in errors.
@@ -158,7 +164,7 @@ mod tests {
         }
         assert_eq!(
             parse_one("f.yaml", "a: 1\n---\nb: 2\n").unwrap_err().to_string(),
-            "f.yaml:0:0: holds 2 YAML documents; exactly one is allowed"
+            "f.yaml: holds 2 YAML documents; exactly one is allowed"
         );
     }
 

@@ -137,7 +137,7 @@ fn failures_exit_with_two() {
     let other = headwater(&["diff", "-f", &pod], &env);
     assert_eq!(
         (other.code, other.stderr),
-        (2, format!("error: {pod}: expected one FluxInstance of headwater.dev/v1alpha1, found \"Pod\" of \"v1\"\n"))
+        (2, format!("error: {pod}: expected one FluxInstance of headwater.dev/v1alpha1, found Pod of v1\n"))
     );
     let mut spec = crate::harness::spec(NEW);
     spec["interval"] = json!("1s");

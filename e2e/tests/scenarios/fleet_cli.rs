@@ -28,6 +28,8 @@ fn words_to_a_fleet_do_what_they_say() {
     let kubeconfig = site.tenant.kubeconfig();
     let unknown = headwater(&["fleet", "status", "nope", "-n", &namespace], &[("KUBECONFIG", &kubeconfig)]);
     says(&unknown, 2, "there is no FluxFleet nope in namespace fleet-cli (found: prod); --namespace names another one");
+    let slip = headwater(&["fleet", "status", "prdo", "-n", &namespace], &[("KUBECONFIG", &kubeconfig)]);
+    says(&slip, 2, "(found: prod; did you mean prod?); --namespace names another one");
     says(&fleet(&site, "approve", &[]), 2, "2.8.8 is approved already");
     says(&fleet(&site, "resume", &[]), 2, "prod is neither paused nor held");
     says(&fleet(&site, "explain", &["m0"]), 0, "m0 (stage canary), whose fleet goes to 2.8.8, is done");
@@ -40,6 +42,7 @@ fn words_to_a_fleet_do_what_they_say() {
         holds(status["target"]["digest"] == digest && status["phase"] == "Suspended", status)
     });
     says(&fleet(&site, "status", &[]), 0, "spec.suspend holds the rest");
+    play(&site);
     says(&fleet(&site, "resume", &[]), 0, "resumed: prod admits clusters again");
 
     // The second stage asks; only its target can be approved.
@@ -100,4 +103,68 @@ fn words_to_a_fleet_do_what_they_say() {
     let watch = ["3", &binary, "fleet", "status", "prod", "-n", &namespace, "--watch"];
     let watched = run("/usr/bin/timeout".as_ref(), &watch, &[("KUBECONFIG", &kubeconfig)]);
     says(&watched, 124, "fleet: Complete: 2 of 2 on 2.9.4");
+    on_a_terminal(&binary, &namespace, &kubeconfig);
+}
+
+/// What a simulation says of these very clusters is what then happens to them: see the phases that are waited for above.
+fn play(site: &Fleet<'_>) {
+    let of_kind = |mut object: Value, kind: &str| {
+        object["apiVersion"] = json!("headwater.dev/v1alpha1");
+        object["kind"] = json!(kind);
+        object
+    };
+    let collection = format!("/apis/headwater.dev/v1alpha1/namespaces/{}/fluxinstances", site.tenant.namespace);
+    let Value::Array(items) = site.tenant.hub.must_get(&collection)["items"].take() else { panic!("no list") };
+    let items: Vec<Value> = items.into_iter().map(|item| of_kind(item, "FluxInstance")).collect();
+    let instances = site.tenant.file("instances.json", &json!({"kind": "List", "items": items}).to_string());
+    let mut wanted = of_kind(site.tenant.hub.must_get(&site.path()), "FluxFleet");
+    wanted["spec"]["suspend"] = json!(false);
+    let wanted = site.tenant.file("fleet.json", &wanted.to_string());
+    let args = ["fleet", "simulate", "-f", &wanted, "--instances", &instances, "--approve-after", "1m", "-o", "json"];
+    let played = headwater(&args, &[]);
+    assert_eq!(played.code, 0, "{played:#?}");
+    let played: Value = serde_json::from_str(&played.stdout).unwrap();
+    let told = |entry: &Value| {
+        let what = entry["what"].as_str().unwrap().split(':').next().unwrap();
+        format!("{} {what}", entry["stage"].as_str().unwrap_or("-"))
+    };
+    let steps: Vec<String> = played["timeline"].as_array().unwrap().iter().map(told).collect();
+    assert_eq!(
+        steps,
+        [
+            "canary Preflight",
+            "canary Updating",
+            "canary Soaking",
+            "canary Done",
+            "rest Preflight",
+            "rest AwaitingApproval",
+            "- somebody approves",
+            "rest Updating",
+            "rest Done",
+            "- Complete",
+        ],
+        "{played:#}"
+    );
+    assert_eq!(played["target"], NEW);
+    assert_eq!(played["counts"]["done"], 2);
+}
+
+/// On a terminal a page is drawn over the one before, and it fits.
+fn on_a_terminal(binary: &str, namespace: &str, kubeconfig: &str) {
+    let watch = format!("stty cols 80 rows 24; exec {binary} fleet status prod -n {namespace} --watch");
+    let watched = run(
+        "/usr/bin/timeout".as_ref(),
+        &["10", "script", "--quiet", "--command", &watch, "/dev/null"],
+        &[("KUBECONFIG", kubeconfig), ("PATH", "/usr/bin:/bin")],
+    );
+    let pages: Vec<&str> = watched.stdout.split("\x1b[H").skip(1).collect();
+    assert!(watched.code == 124 && pages.len() > 1, "{watched:#?}");
+    for page in pages {
+        let lines: Vec<&str> = page.split("\x1b[K\r\n").collect();
+        assert!(
+            lines.first().is_some_and(|line| line.ends_with(&format!("fleet     prod in {namespace}"))),
+            "{page:?}"
+        );
+        assert!(lines.len() <= 24 && lines.iter().all(|line| line.chars().count() <= 80), "{page:?}");
+    }
 }

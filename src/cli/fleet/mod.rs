@@ -8,6 +8,7 @@ mod simulate;
 mod status;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod words;
 mod world;
 
@@ -30,7 +31,7 @@ pub(super) enum FleetCommand {
     History(status::HistoryArgs),
     /// Look at the clusters of a stage as each of them is looked at before it moves: nothing is written. Exits with 0 when nothing stops any of them, 1 when something does
     Preflight(preflight::PreflightArgs),
-    /// Play a rollout with made-up clusters: what would happen, and how long it would take. No cluster and no registry is asked
+    /// Play a rollout, with made-up clusters or real ones: what would happen, and how long it would take. No cluster and no registry is asked
     Simulate(simulate::SimulateArgs),
     /// Let the stages go that wait for an approval of the target
     Approve(words::TargetArgs),
@@ -64,6 +65,7 @@ impl Named {
 
 pub(super) async fn run(command: FleetCommand) -> anyhow::Result<ExitCode> {
     match command {
+        FleetCommand::Status(args) if args.watch => watch::watch(args.fleet.find().await?).await?,
         FleetCommand::Status(args) => status::status(args).await?,
         FleetCommand::Plan(args) => plan::run(args).await?,
         FleetCommand::Explain(args) => explain::run(args).await?,

@@ -31,7 +31,7 @@ pub(super) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     let members = world.members();
     let plan = world.plan(fleet, &members)?;
     if args.output == Output::Table {
-        page(fleet, &plan).into_iter().for_each(ui::out);
+        page(fleet, &plan, status::width()).into_iter().for_each(ui::out);
         return Ok(());
     }
     ui::value(&value(fleet, &plan), args.output)
@@ -80,9 +80,9 @@ fn names(all: &[&str]) -> String {
     told
 }
 
-fn page(fleet: &FluxFleet, plan: &FleetPlan<'_>) -> Vec<String> {
+fn page(fleet: &FluxFleet, plan: &FleetPlan<'_>, width: Option<usize>) -> Vec<String> {
     let planned = FluxFleet { status: Some(plan.status.clone()), ..fleet.clone() };
-    let mut lines = status::head(&planned);
+    let mut lines = status::head(&planned, None);
     if plan.admissions.is_empty() {
         lines.push("next      nothing is admitted now".to_owned());
     }
@@ -90,7 +90,11 @@ fn page(fleet: &FluxFleet, plan: &FleetPlan<'_>) -> Vec<String> {
         let name = admission.instance.metadata.name.as_deref().unwrap_or_default();
         let admitted = &admission.admitted;
         let back = if admitted.rollback { "back " } else { "" };
-        lines.push(format!("next      {name} is admitted {back}to {} ({})", admitted.version, admitted.digest));
+        lines.push(format!(
+            "next      {name} is admitted {back}to {} ({})",
+            admitted.version,
+            ui::short(&admitted.digest)
+        ));
     }
     let again = plan.recheck.map_or_else(
         || "when a cluster or the fleet changes".to_owned(),
@@ -111,10 +115,10 @@ fn page(fleet: &FluxFleet, plan: &FleetPlan<'_>) -> Vec<String> {
         let told = planned.map(|known| format!(" ({:?}, {})", known.state, status::counted(&known.counts)));
         lines.push(format!("\n{stage}{}", told.unwrap_or_default()));
         for (reason, of) in reasons {
-            lines.push(format!("  {:>5}  {reason}: {}", of.len(), names(&of)));
+            lines.push(format!("  {:>5}  {}: {}", of.len(), ui::short(&reason), names(&of)));
         }
     }
-    lines
+    lines.iter().flat_map(|line| ui::wrap(line, status::LABEL, width)).collect()
 }
 
 #[cfg(test)]
@@ -132,7 +136,7 @@ mod tests {
         let instances = instances();
         let instances: Vec<&FluxInstance> = instances.iter().collect();
         let plan = plan(&input(&fleet, &instances)).unwrap();
-        insta::assert_snapshot!(page(&fleet, &plan).join("\n"));
+        insta::assert_snapshot!(page(&fleet, &plan, None).join("\n"));
         let value = value(&fleet, &plan);
         assert_eq!(value["admissions"].as_array().unwrap().len(), 2, "{value}");
         assert_eq!(value["clusters"].as_array().unwrap().len(), 17, "{value}");

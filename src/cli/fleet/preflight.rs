@@ -21,6 +21,7 @@ use crate::cli::{Output, ui};
 use crate::controller::{Checked, Checker};
 use crate::fleet::State;
 use crate::plan::preflight::Finding;
+use crate::render::{did_you_mean, meant};
 
 /// Clusters looked at at once: each look is some forty requests, and a developer's machine is no hub.
 const AT_ONCE: usize = 4;
@@ -76,7 +77,8 @@ fn stage<'f>(fleet: &'f FluxFleet, name: Option<&'f str>) -> anyhow::Result<&'f 
     let all: Vec<&str> = fleet.spec.stages.iter().map(|stage| stage.name.as_str()).collect();
     if let Some(name) = name {
         if !all.contains(&name) {
-            bail!("{} has no stage {name} (its stages: {})", fleet.name_any(), all.join(", "));
+            let near = did_you_mean(meant(name, all.iter().map(ToString::to_string)));
+            bail!("{} has no stage {name} (its stages: {}){near}", fleet.name_any(), all.join(", "));
         }
         return Ok(name);
     }
@@ -278,5 +280,7 @@ mod tests {
         assert_eq!(stage(&fleet, Some("rest")).unwrap(), "rest");
         let error = stage(&fleet, Some("late")).unwrap_err().to_string();
         assert_eq!(error, "prod has no stage late (its stages: canary, early, rest)");
+        let error = stage(&fleet, Some("cannary")).unwrap_err().to_string();
+        assert!(error.ends_with("; did you mean canary?"), "{error}");
     }
 }

@@ -1,23 +1,28 @@
 //! `headwater fleet simulate`: what a rollout would be like.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp, Unit};
 
-use crate::api::FluxFleet;
-use crate::cli::{Output, diff, ui};
-use crate::fleet::simulate::{Assumptions, Entry, Report, StageReport, simulate, span};
+use super::status;
+use crate::api::{FluxFleet, FluxInstance};
+use crate::cli::file::{self, Form};
+use crate::cli::{Output, ui};
+use crate::fleet::simulate::{Assumptions, Clusters, Entry, Report, StageReport, simulate, span};
 
 #[derive(Args)]
 pub(in crate::cli) struct SimulateArgs {
     /// File with one `FluxFleet`; - for standard input
     #[arg(long, short)]
     filename: PathBuf,
-    /// How many clusters; each stage gets a share, later ones more
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// How many made-up clusters; each stage gets a share, later ones more
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "instances")]
     clusters: u32,
+    /// File with real `FluxInstances` to take the place of made-up clusters, as from `kubectl get fluxinstances -o yaml`; - for standard input. Their labels, specs, what runs on them and whether they can be reached are as they are
+    #[arg(long, value_name = "FILE")]
+    instances: Option<PathBuf>,
     /// How many of them fail at the target: most go back by themselves, some are left broken, take for ever or fail later
     #[arg(long, default_value = "0%", value_name = "PERCENT", value_parser = percent)]
     fail: u32,
@@ -64,18 +69,40 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
     found.ok().filter(|duration| bounds.contains(duration)).ok_or_else(wrong)
 }
 
-pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
-    let name = args.filename.display();
-    let value = diff::read_one(&args.filename)?;
-    let is_fleet = value["kind"] == "FluxFleet";
-    if !is_fleet || !value["apiVersion"].as_str().unwrap_or_default().starts_with("headwater.dev/") {
-        let (kind, version) = (&value["kind"], &value["apiVersion"]);
-        bail!("{name}: expected one FluxFleet of headwater.dev/v1alpha1, found {kind} of {version}");
+/// The instances of a file; what else is in it is left out.
+fn read(file: &Path) -> anyhow::Result<Vec<FluxInstance>> {
+    let (name, form) = (file.display(), Form::<FluxInstance>::new()?);
+    let all = file::all(file)?;
+    let found = all.len();
+    let instances = all.into_iter().filter(Form::<FluxInstance>::is_for).map(|object| {
+        let place = format!("{name}: {}", object["metadata"]["name"].as_str().unwrap_or_default());
+        form.read(&place, object)
+    });
+    let instances = instances.collect::<anyhow::Result<Vec<_>>>()?;
+    match (instances.len(), found) {
+        (0, _) => bail!(
+            "{name}: none of its {found} objects is a FluxInstance of headwater.dev/v1alpha1; `kubectl get fluxinstances -o yaml` prints them"
+        ),
+        (of_ours, found) if of_ours < found => {
+            ui::talk(format!("{name}: {} objects of other kinds are left out", found - of_ours));
+        }
+        _ => {}
     }
-    let fleet: FluxFleet = serde_json::from_value(value).with_context(|| format!("{name}: no FluxFleet"))?;
+    Ok(instances)
+}
+
+pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
+    let name = args.filename.display().to_string();
+    if args.instances.as_ref().is_some_and(|instances| *instances == args.filename) {
+        bail!("--filename and --instances are both {name}: the fleet and its instances are in files of their own");
+    }
+    let fleet = Form::<FluxFleet>::new()?.read(&name, file::one(&args.filename)?)?;
     let now = Timestamp::now().round(Unit::Second)?;
     let assumed = Assumptions {
-        clusters: usize::try_from(args.clusters)?,
+        clusters: match &args.instances {
+            Some(file) => Clusters::Real(read(file)?),
+            None => Clusters::MadeUp(usize::try_from(args.clusters)?),
+        },
         fail: args.fail,
         unreachable: args.unreachable,
         refuse: args.refuse,
@@ -88,22 +115,23 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     if args.output != Output::Table {
         return ui::value(&report, args.output);
     }
-    print(&report);
+    print(&report, status::width());
     Ok(())
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, width: Option<usize>) {
     let stages: Vec<Vec<String>> = report.stages.iter().map(|stage| row(stage, report.started)).collect();
     let head = ["STAGE", "CLUSTERS", "BEGINS", "TAKES", "AT ONCE", "DONE", "FAILED", "DEFERRED", "LEFT OUT", "STATE"];
     ui::table(&head, &stages);
     ui::out("");
     let entries: Vec<Vec<String>> = report.timeline.iter().map(|entry| line(entry, report.started)).collect();
-    ui::table(&["TIME", "AFTER", "STAGE", "DONE", "MOVING", "FAILED", "DEFERRED", "WHAT"], &entries);
-    ui::out("");
-    ui::out(format!("{:?} after {}: {}", report.phase, report.took, report.message));
-    for note in &report.notes {
-        ui::out(format!("note: {note}"));
-    }
+    let head = ["TIME", "AFTER", "STAGE", "DONE", "MOVING", "FAILED", "DEFERRED", "WHAT"];
+    let mut lines = ui::lay_out(&head, &entries, 1, width);
+    lines.push(String::new());
+    let end = format!("{:?} after {}: {}", report.phase, report.took, ui::short(&report.message));
+    lines.extend(ui::wrap(&end, 2, width));
+    lines.extend(report.notes.iter().flat_map(|note| ui::wrap(&format!("note: {note}"), 2, width)));
+    lines.into_iter().for_each(ui::out);
 }
 
 fn row(stage: &StageReport, started: Timestamp) -> Vec<String> {
@@ -132,7 +160,7 @@ fn line(entry: &Entry, started: Timestamp) -> Vec<String> {
         entry.counts.updating.to_string(),
         entry.counts.failed.to_string(),
         entry.counts.deferred.to_string(),
-        entry.what.clone(),
+        ui::short(&entry.what),
     ]
 }
 

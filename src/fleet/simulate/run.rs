@@ -1,18 +1,16 @@
 //! Plays a rollout: what happens next happens, the planner is asked, and what it says is done.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use jiff::{SignedDuration, Timestamp};
-use semver::{Op, Version};
-use serde_json::json;
+use kube::ResourceExt;
 
 use super::super::{FleetPlan, Input, Rules, State, plan};
-use super::labels::labels;
+use super::population::{Clusters, Population, populate};
 use super::timeline::{Report, Scribe, span};
 use super::{Cluster, Fault, Random};
-use crate::api::{FluxFleet, FluxInstance, Phase, Pinned, Selector};
-use crate::render::digest;
+use crate::api::{FluxFleet, FluxInstance, Phase, Pinned};
 
 /// Clusters whose failure is told one by one.
 const TOLD: usize = 20;
@@ -24,8 +22,8 @@ const MAX_PLANS: usize = 100_000;
 /// What is assumed of the clusters. Probabilities are in a million.
 #[derive(Debug, Clone)]
 pub struct Assumptions {
-    /// How many.
-    pub clusters: usize,
+    /// Which.
+    pub clusters: Clusters,
     /// How many of them fail at the target: go back by themselves, are left broken, take for ever, or fail later.
     pub fail: u32,
     /// How many cannot be reached for some time, from the beginning or in the middle of their change.
@@ -86,84 +84,16 @@ fn fate(random: &mut Random, assumed: &Assumptions) -> Fate {
     Fate { takes, end, vanishes, refusal: random.happens(assumed.refuse).then_some("an error (simulated)") }
 }
 
-/// The lowest version that a fleet could mean, for the registry is not asked.
-fn lowest(wanted: &str) -> Option<Version> {
-    match Selector::read(wanted)? {
-        Selector::Exact(version) => Some(version),
-        Selector::Digest(_) => Some(Version::new(1, 0, 0)),
-        selector @ Selector::Range(_) => {
-            let Selector::Range(ranges) = &selector else { return None };
-            let low = |c: &semver::Comparator| {
-                let patch = c.patch.unwrap_or(0) + u64::from(c.op == Op::Greater);
-                Version { pre: c.pre.clone(), ..Version::new(c.major, c.minor.unwrap_or(0), patch) }
-            };
-            ranges.iter().flat_map(|range| &range.comparators).map(low).find(|version| selector.admits(version))
-        }
-    }
-}
-
-/// How many clusters each stage gets: later stages three times as many as those before, up to a point, but each at least one.
-fn shares(clusters: usize, stages: &[usize]) -> Vec<usize> {
-    let weights: Vec<usize> =
-        (0..stages.len()).map(|place| 3_usize.pow(u32::try_from(place.min(3)).unwrap_or(3))).collect();
-    let whole: usize = weights.iter().sum::<usize>().max(1);
-    let mut shares: Vec<usize> = weights.iter().map(|weight| (clusters * weight / whole).max(1)).collect();
-    let given: usize = shares.iter().sum();
-    if let Some(last) = shares.last_mut() {
-        *last = (*last + clusters).saturating_sub(given);
-    }
-    shares
-}
-
 /// Plays a rollout to its end.
 ///
 /// # Errors
-/// The sentence that says what is wrong with the fleet.
+/// The sentence that says what is wrong with the fleet, or with the clusters.
 pub fn simulate(fleet: &FluxFleet, assumed: &Assumptions) -> Result<Report, String> {
-    let mut notes = Vec::new();
     let rules = Rules::read(&fleet.spec)?;
-    let wanted = &fleet.spec.distribution.version;
-    let version = lowest(wanted).ok_or_else(|| {
-        format!(
-            "spec.distribution.version: {wanted:?} must be a version (2.9.4), a range (2.9.x) or a digest (sha256:...)"
-        )
-    })?;
-    let is_digest = wanted.trim().starts_with("sha256:");
-    let target = Pinned {
-        version: version.to_string(),
-        digest: if is_digest { wanted.trim().to_owned() } else { digest(version.to_string().as_bytes()) },
-    };
-    let before = Pinned { version: "0.0.1".to_owned(), digest: digest(b"before") };
-    let found: Vec<_> = (0..rules.stages.len()).map(|stage| labels(&fleet.spec, &rules, stage)).collect();
-    for (stage, _) in rules.stages.iter().zip(&found).filter(|(_, labels)| labels.is_none()) {
-        notes.push(format!(
-            "no cluster can be in stage {}: stages before it, or spec.selector, leave nothing to it",
-            stage.name
-        ));
-    }
-    let usable: Vec<usize> = (0..found.len()).filter(|stage| found[*stage].is_some()).collect();
-    if assumed.clusters < usable.len() {
-        return Err(format!(
-            "{} clusters are fewer than the {} stages that need one each",
-            assumed.clusters,
-            usable.len()
-        ));
-    }
-    let mut clusters = Vec::new();
-    for (stage, share) in usable.iter().zip(shares(assumed.clusters, &usable)) {
-        for _ in 0..share {
-            let name = format!("cluster-{:05}", clusters.len() + 1);
-            let instance = json!({
-                "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance",
-                "metadata": {"name": name, "labels": found[*stage]},
-                "spec": {"distribution": {"version": wanted}, "admission": "Fleet"},
-            });
-            let instance: FluxInstance = serde_json::from_value(instance).map_err(|error| error.to_string())?;
-            clusters.push(Cluster::new(instance, Some(&before), assumed.start));
-        }
-    }
+    let Population { target, clusters, notes } = populate(fleet, &rules, assumed)?;
     let mut random = Random::new(assumed.seed);
     let fates = clusters.iter().map(|_| fate(&mut random, assumed)).collect();
+    let numbers = clusters.iter().enumerate().map(|(number, cluster)| (cluster.instance.name_any(), number)).collect();
     let mut fleet = fleet.clone();
     fleet.status = None;
     fleet.metadata.annotations = None;
@@ -173,6 +103,7 @@ pub fn simulate(fleet: &FluxFleet, assumed: &Assumptions) -> Result<Report, Stri
         fleet,
         target,
         clusters,
+        numbers,
         fates,
         events: BinaryHeap::new(),
         random,
@@ -192,6 +123,8 @@ struct Play<'p> {
     fleet: FluxFleet,
     target: Pinned,
     clusters: Vec<Cluster>,
+    /// The place of each cluster among them, by its name.
+    numbers: BTreeMap<String, usize>,
     fates: Vec<Fate>,
     events: BinaryHeap<Reverse<(Timestamp, usize, Event)>>,
     random: Random,
@@ -221,7 +154,8 @@ impl Play<'_> {
     /// Half of those that will be away are so from the beginning.
     fn begin(&mut self) {
         for number in 0..self.clusters.len() {
-            if self.fates[number].vanishes.is_some() && self.random.happens(500_000) {
+            let is_there = !self.clusters[number].is_away;
+            if self.fates[number].vanishes.is_some() && self.random.happens(500_000) && is_there {
                 let away = self.fates[number].vanishes.take().unwrap_or_default();
                 self.clusters[number].is_away = true;
                 self.later(away, number, Event::ComesBack);
@@ -307,7 +241,7 @@ impl Play<'_> {
             since: self.assumed.start,
         };
         let plan = plan(&input)?;
-        let decided = decided(&plan, &self.failed);
+        let decided = decided(&plan, &self.numbers, &self.failed);
         let FleetPlan { status, recheck, .. } = plan;
         self.recheck = recheck;
         for (number, why) in decided.failed {
@@ -365,16 +299,19 @@ impl Play<'_> {
     }
 }
 
-fn decided(plan: &FleetPlan<'_>, known: &[usize]) -> Decided {
-    // Names are numbers from one.
-    let number = |name: &str| name.rsplit('-').next().and_then(|digits| digits.parse::<usize>().ok()).unwrap_or(1) - 1;
+fn decided(plan: &FleetPlan<'_>, numbers: &BTreeMap<String, usize>, known: &[usize]) -> Decided {
+    let number = |name: &str| numbers.get(name).copied();
     let name = |instance: &FluxInstance| number(instance.metadata.name.as_deref().unwrap_or_default());
     let of = |wanted: fn(&State) -> bool| plan.members.iter().filter(move |member| wanted(&member.state));
     Decided {
-        admitted: plan.admissions.iter().map(|made| (name(made.instance), made.admitted.clone())).collect(),
-        asked: of(|state| matches!(state, State::Unchecked)).map(|member| number(member.name)).collect(),
+        admitted: plan
+            .admissions
+            .iter()
+            .filter_map(|made| Some((name(made.instance)?, made.admitted.clone())))
+            .collect(),
+        asked: of(|state| matches!(state, State::Unchecked)).filter_map(|member| number(member.name)).collect(),
         failed: of(|state| matches!(state, State::Failed(_)))
-            .map(|member| (number(member.name), format!("{} {}", member.name, member.state)))
+            .filter_map(|member| Some((number(member.name)?, format!("{} {}", member.name, member.state))))
             .filter(|(number, _)| !known.contains(number))
             .collect(),
     }
