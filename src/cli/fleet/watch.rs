@@ -39,7 +39,8 @@ pub(super) async fn watch(mut found: Found<FluxFleet>) -> anyhow::Result<()> {
             after.extend(away.as_ref().map(|(_, why)| (" hub".to_owned(), why.clone())));
             let changes = changes(&before, &after);
             before = after;
-            write(&changes.iter().map(|line| format!("{}  {line}\n", whole_second(now))).collect::<String>())
+            let lines: Vec<String> = changes.iter().map(|line| format!("{}  {line}\n", whole_second(now))).collect();
+            write(&lines.concat())
         };
         if !written {
             return Ok(());
@@ -87,8 +88,7 @@ fn frame(lines: &[String], width: usize, height: usize) -> String {
         shown.extend(last);
     }
     // To the upper left corner; the rest of each line is cleared, and at last all below.
-    let body: String = shown.iter().map(|line| format!("{line}\x1b[K\n")).collect();
-    format!("\x1b[H{body}\x1b[J")
+    format!("\x1b[H{}\x1b[K\n\x1b[J", shown.join("\x1b[K\n"))
 }
 
 /// What there is to say, by what it is about.
