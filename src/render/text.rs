@@ -29,7 +29,9 @@ pub(crate) fn nearest(text: &str, candidates: impl IntoIterator<Item = String>) 
 
 /// The candidate that a text is probably a slip of the pen for.
 pub(crate) fn meant(text: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
-    let most = (text.chars().count() / 3).max(1);
+    // Two letters that changed places are two edits.
+    let length = text.chars().count();
+    let most = if length < 4 { 1 } else { (length / 3).max(2) };
     nearest(text, candidates).filter(|near| distance(text, near) <= most)
 }
 
@@ -66,6 +68,7 @@ mod tests {
         assert_eq!(nearest("x", []), None);
         let stages = || ["canary", "early", "rest"].map(str::to_owned);
         assert_eq!(did_you_mean(meant("cannary", stages())), "; did you mean canary?");
+        assert_eq!(did_you_mean(meant("rset", stages())), "; did you mean rest?");
         assert_eq!(did_you_mean(meant("production", stages())), "");
     }
 
