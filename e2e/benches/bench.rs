@@ -13,6 +13,7 @@
 #[allow(unused)]
 #[path = "../tests/scenarios/harness.rs"]
 mod harness;
+mod process;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,11 +23,12 @@ use futures_util::StreamExt;
 use headwater::cluster::{Cluster, Gate, IN_FLIGHT, Kubeconfig, connect};
 use headwater::plan::Desired;
 use headwater::render::{Bundle, Settings, render, source};
-use headwater_e2e::Kind;
+use headwater_e2e::{AuditEvent, AuditMark, Kind};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use harness::{NEW, OPERATOR, Site, Tenant, block_on, crd, eventually, in_repository, spec, world};
+use process::{Memory, cpu, memory};
 
 /// Fresh clusters per figure that is a time.
 const RUNS: usize = 5;
@@ -58,39 +60,35 @@ struct Times {
 }
 
 /// All times are the API server's own, from its audit log: asking it while it works would slow what is measured.
-struct Timeline(Vec<Value>);
+struct Timeline(Vec<AuditEvent>);
 
 impl Timeline {
     fn of(site: &Site) -> Self {
-        let log = std::fs::read_to_string(site.audit_path()).unwrap();
-        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        Self(events.filter(|event| event["stage"] == "ResponseComplete").collect())
+        Self(site.audit(AuditMark::default()).unwrap())
     }
 
-    fn times(&self, field: &str, wanted: impl Fn(&Value) -> bool) -> impl Iterator<Item = Timestamp> {
-        self.0.iter().filter(move |e| wanted(e)).map(move |e| e[field].as_str().unwrap().parse().unwrap())
+    /// When the first of some requests arrived.
+    fn begin(&self, wanted: impl Fn(&AuditEvent) -> bool) -> Timestamp {
+        self.0.iter().filter(|event| wanted(event)).map(|event| event.received).min().unwrap()
     }
 
-    /// Milliseconds from one instant to the last answer of some requests.
-    fn until(&self, begin: Timestamp, wanted: impl Fn(&Value) -> bool) -> f64 {
-        let end = self.times("stageTimestamp", wanted).max().unwrap();
+    /// Milliseconds from an instant to the last answer to some requests.
+    fn until(&self, begin: Timestamp, wanted: impl Fn(&AuditEvent) -> bool) -> f64 {
+        let end = self.0.iter().filter(|event| wanted(event)).map(|event| event.answered).max().unwrap();
         end.duration_since(begin).as_secs_f64() * 1000.0
     }
 
     /// The API server itself writes a CRD's status last when it has established it.
     fn established(&self, begin: Timestamp) -> f64 {
         self.until(begin, |e| {
-            let object = &e["objectRef"];
-            let flux = object["name"].as_str().is_some_and(|name| name.ends_with(".toolkit.fluxcd.io"));
-            flux && object["resource"] == "customresourcedefinitions" && object["subresource"] == "status"
+            let is_flux = e.name.ends_with(".toolkit.fluxcd.io");
+            is_flux && e.resource == "customresourcedefinitions" && e.subresource == "status"
         })
     }
 }
 
-fn is_apply(event: &Value) -> bool {
-    event["user"]["username"] == OPERATOR
-        && event["verb"] == "patch"
-        && event["objectRef"]["resource"] != "fluxinstances"
+fn is_apply(event: &AuditEvent) -> bool {
+    event.user == OPERATOR && event.verb == "patch" && event.resource != "fluxinstances"
 }
 
 /// A cluster that has just come up is busy with itself.
@@ -123,7 +121,7 @@ fn bare_install() -> Times {
     });
     std::thread::sleep(Duration::from_secs(2));
     let timeline = Timeline::of(&site);
-    let begin = timeline.times("requestReceivedTimestamp", |e| e["user"]["username"] == OPERATOR).min().unwrap();
+    let begin = timeline.begin(|e| e.user == OPERATOR);
     Times {
         applied: timeline.until(begin, is_apply),
         established: timeline.established(begin),
@@ -147,13 +145,13 @@ fn install() -> Times {
     let asked = hub.asked(mark);
     let writes = asked.iter().filter(|e| e.writes()).count();
     let timeline = Timeline::of(&hub);
-    let is_instance = |e: &Value, verb: &str| e["objectRef"]["resource"] == "fluxinstances" && e["verb"] == verb;
-    let begin = timeline.times("requestReceivedTimestamp", |e| is_instance(e, "create")).next().unwrap();
+    let is_instance = |e: &AuditEvent, verb: &str| e.resource == "fluxinstances" && e.verb == verb;
+    let begin = timeline.begin(|e| is_instance(e, "create"));
     Times {
         applied: timeline.until(begin, is_apply),
         established: timeline.established(begin),
         // The last status write is the one that says so.
-        ready: timeline.until(begin, |e| e["user"]["username"] == OPERATOR && is_instance(e, "patch")),
+        ready: timeline.until(begin, |e| e.user == OPERATOR && is_instance(e, "patch")),
         requests: asked.len(),
         writes,
     }
@@ -169,30 +167,6 @@ struct Still {
     cpu_per_pass: f64,
     requests_per_pass: f64,
     writes_per_pass: usize,
-}
-
-/// Megabytes: all, what is the process's own, and the most there ever was.
-struct Memory {
-    resident: f64,
-    own: f64,
-    peak: f64,
-}
-
-fn memory(pid: u32) -> Memory {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let field = |name: &str| {
-        let line = text.lines().find(|l| l.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-    };
-    Memory { resident: field("VmRSS:"), own: field("RssAnon:"), peak: field("VmHWM:") }
-}
-
-/// User and system time of a process.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
 }
 
 /// Our operator of a namespace, by its command line.
@@ -228,11 +202,11 @@ fn at_rest() -> Still {
     let resident_one = memory(pid);
 
     let mark = hub.audit_mark();
-    let (passes, before) = (tenant.passes("hub"), cpu(pid));
+    let (passes, before) = (tenant.passes("hub"), cpu(&[pid]));
     for _ in 0..PASSES {
         tenant.poke("hub");
     }
-    let (passes, spent) = (tenant.passes("hub") - passes, cpu(pid).saturating_sub(before));
+    let (passes, spent) = (tenant.passes("hub") - passes, cpu(&[pid]) - before);
     let during = hub.asked(mark);
 
     let targets = Site::start_many(Kind::Plain, 2);
@@ -248,7 +222,7 @@ fn at_rest() -> Still {
         resident_three: memory(pid),
         requests_per_minute: count(asked.len()) / minutes,
         writes_per_minute: count(asked.iter().filter(|e| e.writes()).count()) / minutes,
-        cpu_per_pass: spent.as_secs_f64() * 1000.0 / count(usize::try_from(passes).unwrap()),
+        cpu_per_pass: spent * 1000.0 / count(usize::try_from(passes).unwrap()),
         requests_per_pass: count(during.len()) / count(usize::try_from(passes).unwrap()),
         writes_per_pass: during.iter().filter(|e| e.writes()).count(),
     }

@@ -1,7 +1,7 @@
 //! `make bench-fleet`: what Headwater costs with a hundred and a thousand clusters. The hub is a real API server, the operator is the
 //! release binary, the clusters are stand-ins (`e2e/src/fakes`) that are 20 ms away. Prints a table; nothing here passes or fails.
 //!
-//! `FLEET=100` measures one size only.
+//! `FLEET=100` measures one size only, `PARTS=plain,stages,dead` only a part of it.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,18 +16,19 @@
 #[allow(unused)]
 #[path = "../tests/scenarios/harness.rs"]
 mod harness;
+mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use headwater::cluster::{Gate, Kubeconfig, connect};
-use headwater_e2e::Kind;
 use headwater_e2e::fakes::{Counts, Fakes, Mood, Options};
-use jiff::Timestamp;
+use headwater_e2e::{AuditEvent, AuditMark, Kind};
 use serde_json::{Value, json};
 
 use harness::{NEW, OLD, OPERATOR, Site, Tenant, block_on, spec, world};
+use process::{Memory, cpu, memory};
 
 /// How far away the clusters are.
 const ROUND_TRIP: Duration = Duration::from_millis(20);
@@ -42,43 +43,31 @@ const IN_FLIGHT: usize = 16;
 /// Clusters of the measurement with dead ones among them, and how many of these are dead.
 const AMONG: (usize, usize) = (200, 60);
 const NAMESPACE: &str = "fleet";
+const API: &str = "/apis/headwater.dev/v1alpha1";
+
+/// The stages of a fleet: names, and how many of a hundred clusters are in it and those before it.
+const STAGES: [(&str, usize); 3] = [("canary", 5), ("early", 30), ("rest", 100)];
 
 fn main() {
     world();
-    let sizes = std::env::var("FLEET").unwrap_or_else(|_| "100,1000".to_owned());
-    let sizes: Vec<usize> = sizes.split(',').filter_map(|n| n.parse().ok()).collect();
-    let all: Vec<Figures> = sizes.iter().map(|size| measure(*size)).collect();
-    let alone = with_dead(AMONG.0 - AMONG.1, 0);
-    let among = with_dead(AMONG.0, AMONG.1);
-    print(&all, &alone, &among);
-}
-
-/// User and system time.
-fn cpu(pids: &[u32]) -> f64 {
-    let of = |pid: &u32| -> Option<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit(") ").next()?.split_whitespace().collect();
-        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
-    };
-    // The kernel counts in hundredths of a second.
-    pids.iter().filter_map(of).sum::<u64>() as f64 / 100.0
-}
-
-/// Megabytes: all, what is the process's own, and the most there ever was.
-#[derive(Clone, Copy, Default)]
-struct Memory {
-    resident: f64,
-    own: f64,
-    peak: f64,
-}
-
-fn memory(pid: u32) -> Memory {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let field = |name: &str| {
-        let line = text.lines().find(|l| l.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-    };
-    Memory { resident: field("VmRSS:"), own: field("RssAnon:"), peak: field("VmHWM:") }
+    let variable = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let (sizes, parts) = (variable("FLEET", "100,1000"), variable("PARTS", "plain,stages,dead"));
+    let has = |part: &str| parts.split(',').any(|p| p == part);
+    println!(
+        "\nFleets of stand-ins {} ms away, Flux {OLD}, then {NEW}; hub: a real API server on the same cores.\n",
+        ROUND_TRIP.as_millis()
+    );
+    for size in sizes.split(',').filter_map(|n| n.parse().ok()) {
+        if has("plain") {
+            print(&measure(size));
+        }
+        if has("stages") {
+            print_stages(size, &in_stages(size));
+        }
+    }
+    if has("dead") {
+        print_dead(&with_dead(AMONG.0 - AMONG.1, 0), &with_dead(AMONG.0, AMONG.1));
+    }
 }
 
 fn sockets(pid: u32) -> usize {
@@ -112,7 +101,7 @@ struct Spent {
 
 impl<'a> Fleet<'a> {
     /// Everything is there but the operator.
-    fn new(hub: &'a Site, fakes: &'a Fakes) -> Self {
+    fn new(hub: &'a Site, fakes: &'a Fakes, more: &Value) -> Self {
         let tenant = Tenant::without_operator(hub, NAMESPACE, &hub.for_operator());
         let config = Kubeconfig::parse(hub.kubeconfig().as_bytes()).unwrap().config();
         let client = block_on(async { connect(&config, &Gate::open()).unwrap() });
@@ -123,14 +112,22 @@ impl<'a> Fleet<'a> {
             let secret = json!({"metadata": {"name": format!("{name}-kubeconfig")}, "stringData": data});
             ("POST", format!("/api/v1/namespaces/{NAMESPACE}/secrets"), secret)
         });
-        fleet.for_all(|_, name| {
+        fleet.for_all(|n, name| {
             let mut spec = spec(OLD);
             spec["wait"] = json!(true);
             spec["kubeConfig"] = json!({"secretRef": {"name": format!("{name}-kubeconfig")}});
-            let path = format!("/apis/headwater.dev/v1alpha1/namespaces/{NAMESPACE}/fluxinstances");
-            ("POST", path, fleet.tenant.object(name, &spec))
+            json_patch::merge(&mut spec, more);
+            let mut object = fleet.tenant.object(name, &spec);
+            let stage = STAGES.iter().find(|(_, until)| n * 100 < until * fakes.count());
+            object["metadata"]["labels"] = json!({"ring": stage.map(|(name, _)| name)});
+            ("POST", format!("{API}/namespaces/{NAMESPACE}/fluxinstances"), object)
         });
         fleet
+    }
+
+    /// Starts the operator. It leads without an election, since a busy machine may cost it the lease.
+    fn start(&self) {
+        self.tenant.start_with(&["--leader-elect", "false"]);
     }
 
     /// A request to the hub for each cluster.
@@ -220,36 +217,28 @@ impl<'a> Fleet<'a> {
         self.tenant.page("/livez").map(|_| self.tenant.pid())
     }
 
-    /// By the hub's audit log: when each instance was last written by the operator, in seconds from an instant.
-    fn reported(&self, begin: Timestamp) -> Vec<f64> {
-        let mut last: BTreeMap<String, f64> = BTreeMap::new();
-        for event in self.audit(begin) {
-            if event["objectRef"]["resource"] == "fluxinstances" && event["verb"] == "patch" {
-                let name = event["objectRef"]["name"].as_str().unwrap().to_owned();
-                let at: Timestamp = event["stageTimestamp"].as_str().unwrap().parse().unwrap();
-                last.insert(name, at.duration_since(begin).as_secs_f64());
-            }
+    /// By the hub's audit log: when each instance was last written by the operator, in seconds from a place in it, sorted.
+    fn reported(&self, since: AuditMark, wanted: impl Fn(&str) -> bool) -> Vec<f64> {
+        let events = self.asked_of_hub(since);
+        let Some(begin) = events.iter().map(|event| event.received).min() else { return Vec::new() };
+        let mut last: BTreeMap<&str, f64> = BTreeMap::new();
+        for event in events.iter().filter(|e| e.resource == "fluxinstances" && e.verb == "patch" && wanted(&e.name)) {
+            last.insert(&event.name, event.answered.duration_since(begin).as_secs_f64());
         }
         let mut all: Vec<f64> = last.into_values().collect();
         all.sort_by(f64::total_cmp);
         all
     }
 
-    fn audit(&self, begin: Timestamp) -> Vec<Value> {
-        let log = std::fs::read_to_string(self.hub.audit_path()).unwrap();
-        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let ours = events.filter(|e| e["user"]["username"] == OPERATOR && e["stage"] == "ResponseComplete");
-        let is_since = |e: &Value| e["stageTimestamp"].as_str().unwrap().parse::<Timestamp>().unwrap() >= begin;
-        ours.filter(is_since).collect()
+    fn asked_of_hub(&self, since: AuditMark) -> Vec<AuditEvent> {
+        self.hub.audit(since).unwrap().into_iter().filter(|event| event.user == OPERATOR).collect()
     }
 
     /// What the operator asked of the hub, per cluster.
-    fn hub_requests(&self, begin: Timestamp) -> String {
+    fn hub_requests(&self, since: AuditMark) -> String {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for event in self.audit(begin) {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let what = format!("{} {}", text(&event["verb"]), text(&event["objectRef"]["resource"]));
-            *counts.entry(what).or_default() += 1;
+        for AuditEvent { verb, resource, subresource, .. } in self.asked_of_hub(since) {
+            *counts.entry(format!("{verb} {resource} {subresource}").trim_end().to_owned()).or_default() += 1;
         }
         let size = self.names.len() as f64;
         let texts = counts.iter().map(|(what, n)| format!("{what} {:.1}", *n as f64 / size));
@@ -258,7 +247,7 @@ impl<'a> Fleet<'a> {
 
     /// How many instances have a version applied and are Ready.
     fn arrived(&self, version: &str) -> usize {
-        let path = format!("/apis/headwater.dev/v1alpha1/namespaces/{NAMESPACE}/fluxinstances");
+        let path = format!("{API}/namespaces/{NAMESPACE}/fluxinstances");
         let list = self.hub.must_get(&path);
         let has_arrived = |i: &&Value| {
             let mut conditions = i["status"]["conditions"].as_array().into_iter().flatten();
@@ -302,11 +291,11 @@ fn measure(size: usize) -> Figures {
     eprintln!("{size} clusters");
     let hub = Site::hub(Kind::Plain);
     let fakes = fakes(size);
-    let fleet = Fleet::new(&hub, &fakes);
-    let begin = Timestamp::now();
-    let install = fleet.spent("first install", || fleet.tenant.start(), || fleet.ready() == size);
-    let install_p50 = percentile(&fleet.reported(begin), 50);
-    eprintln!("    of the hub: {}", fleet.hub_requests(begin));
+    let fleet = Fleet::new(&hub, &fakes, &json!({}));
+    let mark = hub.audit_mark();
+    let install = fleet.spent("first install", || fleet.start(), || fleet.ready() == size);
+    let install_p50 = percentile(&fleet.reported(mark, |_| true), 50);
+    eprintln!("    of the hub: {}", fleet.hub_requests(mark));
     eprintln!("    of clusters: {:?}", fleet.asked());
     let pid = fleet.tenant.pid();
     let peak = memory(pid);
@@ -333,10 +322,10 @@ fn measure(size: usize) -> Figures {
 
     fleet.tenant.kill();
     let none = BTreeMap::new();
-    let restart = fleet.spent("restart", || fleet.tenant.start(), || passed(&none) && fleet.ready() == size);
+    let restart = fleet.spent("restart", || fleet.start(), || passed(&none) && fleet.ready() == size);
 
     let change = json!({"spec": {"distribution": {"version": NEW}}});
-    let begin = Timestamp::now();
+    let mark = hub.audit_mark();
     let upgrade = fleet.spent(
         "new digest",
         || fleet.patch_all(&change),
@@ -345,7 +334,8 @@ fn measure(size: usize) -> Figures {
             fleet.arrived(NEW) == size
         },
     );
-    eprintln!("    of the hub: {}", fleet.hub_requests(begin));
+    eprintln!("    of the hub: {}", fleet.hub_requests(mark));
+    eprintln!("    of clusters: {:?}", fleet.asked());
     let after = memory(fleet.tenant.pid());
     Figures {
         size,
@@ -363,6 +353,41 @@ fn measure(size: usize) -> Figures {
     }
 }
 
+/// First install and a new digest, both through a `FluxFleet` whose stages are open: nothing is waited for but its own rules.
+fn in_stages(size: usize) -> [Spent; 2] {
+    eprintln!("{size} clusters in {} stages", STAGES.len());
+    let hub = Site::hub(Kind::Plain);
+    let fakes = fakes(size);
+    let by_fleet = json!({"admission": "Fleet", "distribution": {"version": ">=2.0.0"}});
+    let fleet = Fleet::new(&hub, &fakes, &by_fleet);
+    let stages = STAGES
+        .map(|(name, _)| json!({"name": name, "selector": {"matchLabels": {"ring": name}}, "concurrency": "100%"}));
+    let path = format!("{API}/namespaces/{NAMESPACE}/fluxfleets");
+    let object = json!({
+        "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet", "metadata": {"name": "all", "namespace": NAMESPACE},
+        "spec": {
+            "selector": {"matchExpressions": [{"key": "ring", "operator": "Exists"}]},
+            "distribution": spec(OLD)["distribution"], "stages": stages,
+        },
+    });
+    hub.create(&path, &object);
+    let path = format!("{path}/all");
+    let is_complete = |version: &str| {
+        std::thread::sleep(Duration::from_millis(400));
+        let status = &hub.must_get(&path)["status"];
+        status["target"]["version"] == version && status["phase"] == "Complete"
+    };
+    let mut mark = hub.audit_mark();
+    let install = fleet.spent("first install", || fleet.start(), || is_complete(OLD));
+    eprintln!("    of the hub: {}", fleet.hub_requests(mark));
+    mark = hub.audit_mark();
+    let change = json!({"spec": {"distribution": {"version": NEW}}});
+    let upgrade = fleet.spent("new digest", || drop(hub.merge(&path, &change)), || is_complete(NEW));
+    eprintln!("    of the hub: {}", fleet.hub_requests(mark));
+    assert_eq!(fleet.arrived(NEW), size);
+    [install, upgrade]
+}
+
 /// Seconds to Ready of healthy clusters, sorted, when some others are dead.
 fn with_dead(size: usize, dead: usize) -> Vec<f64> {
     eprintln!("{size} clusters, {dead} of them dead");
@@ -373,65 +398,58 @@ fn with_dead(size: usize, dead: usize) -> Vec<f64> {
     for n in (0..size).filter(|n| is_dead(*n)) {
         fakes.becomes(n, [Mood::Silent, Mood::Gone, Mood::Failing(503)][n % 3]);
     }
-    let fleet = Fleet::new(&hub, &fakes);
-    let begin = Timestamp::now();
-    fleet.spent("first install", || fleet.tenant.start(), || fleet.ready() == size - dead);
-    let healthy: Vec<&String> = (0..size).filter(|n| !is_dead(*n)).map(|n| &fleet.names[n]).collect();
-    let mut last: BTreeMap<String, f64> = BTreeMap::new();
-    for event in fleet.audit(begin) {
-        let name = event["objectRef"]["name"].as_str().unwrap_or_default().to_owned();
-        if event["objectRef"]["resource"] == "fluxinstances" && event["verb"] == "patch" && healthy.contains(&&name) {
-            let at: Timestamp = event["stageTimestamp"].as_str().unwrap().parse().unwrap();
-            last.insert(name, at.duration_since(begin).as_secs_f64());
-        }
-    }
-    let mut all: Vec<f64> = last.into_values().collect();
-    all.sort_by(f64::total_cmp);
+    let fleet = Fleet::new(&hub, &fakes, &json!({}));
+    let mark = hub.audit_mark();
+    fleet.spent("first install", || fleet.start(), || fleet.ready() == size - dead);
+    let healthy: BTreeSet<&str> = (0..size).filter(|n| !is_dead(*n)).map(|n| fakes.name(n)).collect();
+    let all = fleet.reported(mark, |name| healthy.contains(name));
     eprintln!("  healthy: p50 {:.2} s, p99 {:.2} s", percentile(&all, 50), percentile(&all, 99));
     all
 }
 
-fn print(all: &[Figures], alone: &[f64], among: &[f64]) {
+/// The head of a table of [`row`]s.
+fn head(title: &str) {
     println!(
-        "\nFleets of stand-ins {} ms away, Flux {OLD}, then {NEW}; hub: a real API server on the same cores.\n",
-        ROUND_TRIP.as_millis()
+        "| {title} | wall | our CPU | hub's CPU | stand-ins' CPU | requests per cluster | aim |\n|---|---|---|---|---|---|---|"
     );
-    for f in all {
-        let n = f.size;
-        let aims = |small: &'static str, large: &'static str| if n >= 1000 { large } else { small };
-        println!(
-            "| {n} clusters | wall | our CPU | hub's CPU | stand-ins' CPU | requests per cluster | aim |\n|---|---|---|---|---|---|---|"
-        );
-        let row = |what: &str, s: &Spent, aim: &str| {
-            let Spent { wall, ours, hub, stand_ins, asked } = s;
-            println!("| {what} | {wall:.1} s | {ours:.2} s | {hub:.1} s | {stand_ins:.1} s | {asked:.1} | {aim} |");
-        };
-        row("first install of all, to Ready", &f.install, aims("2 s", "15 s"));
-        row("pass without a change over all", &f.sweep, aims("", "1 s CPU"));
-        row("restart, until all were looked at", &f.restart, aims("", "30 s"));
-        row("new digest everywhere, to Ready", &f.upgrade, aims("", "30 s"));
-        println!("\n| {n} clusters | figure | aim |\n|---|---|---|");
-        println!("| half of them Ready after | {:.1} s | |", f.install_p50);
-        println!(
-            "| peak resident in the first install | {:.0} MB ({:.0} MB private at its end) | |",
-            f.peak.peak, f.peak.own
-        );
-        println!(
-            "| resident at rest | {:.0} MB ({:.0} MB private) | {} |",
-            f.rest.resident,
-            f.rest.own,
-            aims("", "100 MB")
-        );
-        println!(
-            "| resident after restart and new digest | {:.0} MB (peak {:.0} MB) | |",
-            f.after.resident, f.after.peak
-        );
-        println!("| sockets at rest | {} | |", f.sockets);
-        println!(
-            "| in a minute at rest: our CPU; requests per cluster (what an hour takes is measured by `rest`) | {:.2} s; {:.2} | |\n",
-            f.cpu_per_minute, f.asked_at_rest
-        );
-    }
+}
+
+fn row(what: &str, spent: &Spent, aim: &str) {
+    let Spent { wall, ours, hub, stand_ins, asked } = spent;
+    println!("| {what} | {wall:.1} s | {ours:.2} s | {hub:.1} s | {stand_ins:.1} s | {asked:.1} | {aim} |");
+}
+
+fn print(f: &Figures) {
+    let n = f.size;
+    let aim = |small: &'static str, large: &'static str| if n >= 1000 { large } else { small };
+    head(&format!("{n} clusters"));
+    row("first install of all, to Ready", &f.install, aim("2 s", "15 s"));
+    row("pass without a change over all", &f.sweep, aim("", "1 s CPU"));
+    row("restart, until all were looked at", &f.restart, aim("", "30 s"));
+    row("new digest everywhere, to Ready", &f.upgrade, aim("", "30 s"));
+    println!("\n| {n} clusters | figure | aim |\n|---|---|---|");
+    println!("| half of them Ready after | {:.1} s | |", f.install_p50);
+    println!(
+        "| peak resident in the first install | {:.0} MB ({:.0} MB private at its end) | |",
+        f.peak.peak, f.peak.own
+    );
+    println!("| resident at rest | {:.0} MB ({:.0} MB private) | {} |", f.rest.resident, f.rest.own, aim("", "100 MB"));
+    println!("| resident after restart and new digest | {:.0} MB (peak {:.0} MB) | |", f.after.resident, f.after.peak);
+    println!("| sockets at rest | {} | |", f.sockets);
+    println!(
+        "| in a minute at rest: our CPU; requests per cluster (what an hour takes is measured by `rest`) | {:.2} s; {:.2} | |\n",
+        f.cpu_per_minute, f.asked_at_rest
+    );
+}
+
+fn print_stages(size: usize, [install, upgrade]: &[Spent; 2]) {
+    head(&format!("{size} clusters by a fleet of {} stages, all open", STAGES.len()));
+    row("first install of all", install, "");
+    row("new digest everywhere", upgrade, if size >= 1000 { "30 s" } else { "" });
+    println!();
+}
+
+fn print_dead(alone: &[f64], among: &[f64]) {
     let (healthy, dead) = (AMONG.0 - AMONG.1, AMONG.1);
     println!("| {healthy} healthy clusters, time to Ready | p50 | p99 | aim |\n|---|---|---|---|");
     println!("| alone | {:.2} s | {:.2} s | |", percentile(alone, 50), percentile(alone, 99));

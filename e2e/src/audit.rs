@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use serde_json::Value;
 
 /// A place in the audit log: events written later than this.
@@ -37,6 +38,10 @@ pub struct AuditEvent {
     pub code: u16,
     /// The path and query.
     pub uri: String,
+    /// When it arrived, by the server's clock.
+    pub received: Timestamp,
+    /// When it was answered.
+    pub answered: Timestamp,
 }
 
 impl AuditEvent {
@@ -46,7 +51,10 @@ impl AuditEvent {
             return None;
         }
         let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let time = |field: &str| event[field].as_str()?.parse().ok();
         Some(Self {
+            received: time("requestReceivedTimestamp")?,
+            answered: time("stageTimestamp")?,
             user: text("/user/username"),
             impersonated: event.pointer("/impersonatedUser/username").and_then(Value::as_str).map(str::to_owned),
             user_agent: text("/userAgent"),
