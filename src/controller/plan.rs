@@ -244,7 +244,7 @@ async fn detours(ctx: &Ctx, instance: &FluxInstance, resolved: &Resolved) -> Res
         let mut there = instance.clone();
         there.spec.distribution.version.clone_from(version);
         let between = resolve::resolve(ctx, &there).await?;
-        detours.push(Detour { version: version.clone(), definitions: super::render::definitions(&between)? });
+        detours.push(Detour { version: version.clone(), definitions: ctx.rendered.definitions(&between)? });
     }
     Ok(detours)
 }

@@ -19,7 +19,7 @@ use crate::plan::goal::Goal;
 use crate::plan::preflight::{
     Applier, Case, Facts, ImageTrial, Need, Questions, Report, Rule, Trial, applied, questions, report,
 };
-use crate::plan::{BundleRef, Desired, Plan, crd_safety};
+use crate::plan::{BundleRef, Desired, Plan, Survey, crd_safety};
 use crate::registry::{Access, Address, RegistryError, Repository};
 use crate::render::images::parse;
 use crate::render::{Kind, ObjectKey, digest, kinds};
@@ -41,8 +41,8 @@ type Changes = Arc<Vec<crd_safety::Finding>>;
 
 impl Compared {
     fn get(&self, live: &Value, wanted: &Desired) -> Changes {
-        let of_live = serde_json::json!([live["spec"], live["status"]["storedVersions"]]);
-        let id = (digest(of_live.to_string().as_bytes()), wanted.digest.clone());
+        let of_live = serde_json::to_vec(&(&live["spec"], &live["status"]["storedVersions"])).unwrap_or_default();
+        let id = (digest(&of_live), wanted.digest.clone());
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, known)) = lock().iter().find(|(known, _)| *known == id) {
             return Arc::clone(known);
@@ -310,7 +310,8 @@ pub(super) async fn candidate(
 }
 
 async fn judge(ctx: &Ctx, instance: &FluxInstance, prepared: &plan::Prepared) -> Result<Report, StepError> {
-    let survey = prepared.survey.clone().unwrap_or_default();
+    let nothing = Survey::default();
+    let survey = prepared.survey.as_ref().unwrap_or(&nothing);
     let recorded = prepared.observed.inventory.bundle.as_ref().map(|bundle| bundle.version.as_str());
     let installed = recorded.and_then(|version| semver::Version::parse(version).ok()).or_else(|| survey.installed());
     let case = Case {
@@ -320,7 +321,7 @@ async fn judge(ctx: &Ctx, instance: &FluxInstance, prepared: &plan::Prepared) ->
         plan: &prepared.plan,
         installed: installed.as_ref(),
         no_way: prepared.no_way.as_ref(),
-        survey: &survey,
+        survey,
         rules: &instance.spec.upgrade.preflight,
     };
     look(ctx, instance, &prepared.cluster, &case).await

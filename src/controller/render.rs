@@ -58,19 +58,6 @@ fn without(object: Object, ignored: &[&str]) -> Result<Object, StepError> {
     Object::try_from(value).map_err(|error| StepError::Spec(format!("spec.drift.ignore: {key}: {error}")))
 }
 
-/// All CRDs of a bundle, as they would be applied if all its components were wanted.
-pub(super) fn definitions(resolved: &Resolved) -> Result<Vec<Arc<Desired>>, StepError> {
-    let all = resolved.bundle.manifest().components.iter().map(|component| component.name.clone());
-    let settings = Settings {
-        namespace: FLUX_NAMESPACE.to_owned(),
-        components: Some(all.collect()),
-        owner_labels: owner_labels(),
-        ..Settings::default()
-    };
-    let set = render(resolved, &settings, &[])?;
-    Ok(set.objects.into_iter().filter(|object| object.key.kind == CRD).collect())
-}
-
 /// Sets kept; clusters of one fleet mostly differ in few settings.
 const KEPT: usize = 32;
 
@@ -81,14 +68,30 @@ pub struct Rendered(Mutex<VecDeque<(String, Arc<DesiredSet>)>>);
 impl Rendered {
     /// Renders, or remembers.
     pub fn get(&self, resolved: &Resolved, spec: &FluxInstanceSpec) -> Result<Arc<DesiredSet>, StepError> {
-        let settings = settings(spec);
         let ignored = drift::pointers(&spec.drift).map_err(StepError::Spec)?;
-        let id = digest_of(&serde_json::to_vec(&(&resolved.reference.digest, &settings, &ignored)).unwrap_or_default());
+        self.of(resolved, &settings(spec), &ignored)
+    }
+
+    /// All CRDs of a bundle, as they would be applied if all its components were wanted.
+    pub(super) fn definitions(&self, resolved: &Resolved) -> Result<Vec<Arc<Desired>>, StepError> {
+        let all = resolved.bundle.manifest().components.iter().map(|component| component.name.clone());
+        let settings = Settings {
+            namespace: FLUX_NAMESPACE.to_owned(),
+            components: Some(all.collect()),
+            owner_labels: owner_labels(),
+            ..Settings::default()
+        };
+        let set = self.of(resolved, &settings, &[])?;
+        Ok(set.objects.iter().filter(|object| object.key.kind == CRD).cloned().collect())
+    }
+
+    fn of(&self, resolved: &Resolved, settings: &Settings, ignored: &[&str]) -> Result<Arc<DesiredSet>, StepError> {
+        let id = digest_of(&serde_json::to_vec(&(&resolved.reference.digest, settings, ignored)).unwrap_or_default());
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, set)) = lock().iter().find(|(known, _)| *known == id) {
             return Ok(Arc::clone(set));
         }
-        let set = Arc::new(render(resolved, &settings, &ignored)?);
+        let set = Arc::new(render(resolved, settings, ignored)?);
         let mut kept = lock();
         kept.push_back((id, Arc::clone(&set)));
         if kept.len() > KEPT {

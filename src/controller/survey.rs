@@ -119,9 +119,8 @@ async fn definitions(
     let mut counted = Vec::new();
     for (object, live) in reads {
         let Some(live) = live else { continue };
-        let wanted: Value = serde_json::from_slice(&object.body).unwrap_or_default();
-        if let (Some(now), Some(next)) = (Definition::of(&live), Definition::of(&wanted))
-            && (now.loses_versions(&next) || plan.intent.sweep.contains(&now.name))
+        if let (Some(now), Some(next)) = (Definition::of(&live), &object.definition)
+            && (now.loses_versions(next) || plan.intent.sweep.contains(&now.name))
             && !plan.keeps_definitions
         {
             counted.push(now);

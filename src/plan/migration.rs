@@ -7,8 +7,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::{CRD, Definition, Desired, DesiredSet, Plan, Reason, Stage, Step, Stored, Survey};
 use crate::render::Kind;
 
@@ -57,10 +55,6 @@ enum Hop {
     Apply(Arc<Desired>),
 }
 
-fn definition(desired: &Desired) -> Option<Definition> {
-    Definition::of(&serde_json::from_slice::<Value>(&desired.body).ok()?)
-}
-
 /// The live CRDs that the plan would change or sweep, with what they are to become.
 fn changing<'a>(
     plan: &'a Plan,
@@ -75,7 +69,7 @@ fn changing<'a>(
         .objects
         .iter()
         .filter(move |object| object.key.kind == CRD && is_changed(&object.key.name))
-        .filter_map(|object| Some((Definition::of(survey.crds.get(&object.key.name)?)?, definition(object)?)))
+        .filter_map(|object| Some((Definition::of(survey.crds.get(&object.key.name)?)?, object.definition.clone()?)))
 }
 
 /// Whether a CRD in between is needed.
@@ -97,7 +91,7 @@ pub fn migrate(mut plan: Plan, desired: &DesiredSet, survey: &Survey, detours: &
         let between: Vec<(Definition, Arc<Desired>)> = detours
             .iter()
             .flat_map(|detour| detour.definitions.iter().filter(|d| d.key.name == now.name))
-            .filter_map(|desired| Some((definition(desired)?, Arc::clone(desired))))
+            .filter_map(|desired| Some((desired.definition.clone()?, Arc::clone(desired))))
             .collect();
         let stored = survey.stored.get(&now.name).cloned().unwrap_or_default();
         let key = Kind::crd().key(None, now.name.clone());
@@ -116,7 +110,7 @@ pub fn migrate(mut plan: Plan, desired: &DesiredSet, survey: &Survey, detours: &
                     before.push(Step::Migrate { stage, key: key.clone(), kind, mixed });
                 }
                 Hop::Apply(object) => {
-                    last.extend(definition(&object).map(|d| d.storage().to_owned()));
+                    last.extend(object.definition.as_ref().map(|d| d.storage().to_owned()));
                     before.push(Step::Apply { stage, reason: Reason::Detour, object, replaces: None, adoption: None });
                 }
             }
@@ -173,7 +167,7 @@ fn way(
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::plan::{BundleRef, Observed, Owner, Policy, plan};

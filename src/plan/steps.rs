@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{BundleRef, Drifted, Finalizers, Inventory, Owner, removal, stage_of, takeover};
+use super::{BundleRef, CRD, Definition, Drifted, Finalizers, Inventory, Owner, removal, stage_of, takeover};
 use crate::api::bundle::Component;
 use crate::render::{Kind, Object, ObjectKey, digest};
 
@@ -33,6 +33,9 @@ pub struct Desired {
     /// Label selector of the pods of a workload.
     #[serde(skip)]
     pub pods: Option<String>,
+    /// What a CRD says of its versions: asked for by every change of every cluster, and megabytes to read.
+    #[serde(skip)]
+    pub definition: Option<Definition>,
 }
 
 impl Desired {
@@ -45,7 +48,8 @@ impl Desired {
             pairs.collect::<Vec<_>>().join(",")
         });
         let component = object.label(COMPONENT_LABEL).map(str::to_owned);
-        Self { key: object.key().clone(), kind, component, digest: digest(&body), body, pods }
+        let definition = if kind.kind == CRD { Definition::of(object.value()) } else { None };
+        Self { key: object.key().clone(), kind, component, digest: digest(&body), body, pods, definition }
     }
 }
 

@@ -79,7 +79,7 @@ pub fn way(installed: &Version, bundle: &Bundle) -> Way {
 pub fn unserved(desired: &DesiredSet, survey: &Survey) -> Option<String> {
     desired.objects.iter().filter(|object| object.key.kind == CRD).find_map(|object| {
         let live = Definition::of(survey.crds.get(&object.key.name)?)?;
-        let wanted = Definition::of(&serde_json::from_slice(&object.body).ok()?)?;
+        let wanted = object.definition.as_ref()?;
         let served: Vec<&str> = live.served.iter().map(String::as_str).collect();
         (!live.served.contains(wanted.storage())).then(|| {
             format!(

@@ -88,8 +88,7 @@ fn pairs<'a>(case: &Case<'a>) -> impl Iterator<Item = Pair<'a>> {
         _ => None,
     });
     changes.filter_map(move |wanted| {
-        // What was rendered is JSON.
-        let next = Definition::of(&serde_json::from_slice(&wanted.body).ok()?)?;
+        let next = wanted.definition.clone()?;
         Some(Pair { now: Definition::of(survey.crds.get(&wanted.key.name)?)?, wanted, next })
     })
 }
