@@ -66,6 +66,21 @@ async fn foreign(cluster: &Cluster, plan: &Plan, survey: &mut Survey) -> Result<
     let mut kinds: Vec<Kind> = missing.iter().map(|object| object.kind.clone()).collect();
     kinds.sort();
     kinds.dedup();
+    let (namespaced, of_cluster): (Vec<Kind>, Vec<Kind>) = kinds.into_iter().partition(|kind| kind.namespaced);
+    let mut found = metadata(cluster, of_cluster).await?;
+    let is_namespace = |key: &ObjectKey| key.kind == "Namespace" && key.name == FLUX_NAMESPACE;
+    let is_new = missing.iter().any(|object| is_namespace(&object.key)) && !found.keys().any(is_namespace);
+    if !is_new {
+        found.extend(metadata(cluster, namespaced).await?);
+    }
+    found.retain(|key, _| missing.iter().any(|object| object.key == *key));
+    survey.foreign =
+        found.into_iter().map(|(key, metadata)| (key, Foreign { live: live_of(&metadata), metadata })).collect();
+    Ok(())
+}
+
+/// Metadata of all objects of some kinds.
+async fn metadata(cluster: &Cluster, kinds: Vec<Kind>) -> Result<BTreeMap<ObjectKey, Value>, StepError> {
     let lists = kinds.into_iter().map(|kind| {
         let cluster = cluster.clone();
         async move {
@@ -74,15 +89,9 @@ async fn foreign(cluster: &Cluster, plan: &Plan, survey: &mut Survey) -> Result<
         }
     });
     let lists: Vec<_> = stream::iter(lists).buffer_unordered(IN_FLIGHT).try_collect().await?;
-    for (kind, list) in lists {
-        for metadata in list {
-            let key = kind.key_of(&metadata);
-            if missing.iter().any(|object| object.key == key) {
-                survey.foreign.insert(key, Foreign { live: live_of(&metadata), metadata });
-            }
-        }
-    }
-    Ok(())
+    let keyed =
+        |(kind, list): (Kind, Vec<Value>)| list.into_iter().map(move |metadata| (kind.key_of(&metadata), metadata));
+    Ok(lists.into_iter().flat_map(keyed).collect())
 }
 
 /// CRDs that would change or are kept although the bundle has older ones, and what is stored of those that lose a version.
