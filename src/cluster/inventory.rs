@@ -40,9 +40,9 @@ impl InventoryStore {
         Ok(Self { inventory, version: version(&map) })
     }
 
-    /// Whether this is the stored version with that resource version.
-    pub fn is_version(&self, resource_version: u64) -> bool {
-        self.version.as_ref().is_some_and(|(_, rv)| rv.parse() == Ok(resource_version))
+    /// Resource version of what is stored.
+    pub fn resource_version(&self) -> Option<u64> {
+        self.version.as_ref()?.1.parse().ok()
     }
 
     /// Replaces it if nobody else did since it was read.

@@ -372,9 +372,11 @@ async fn pipeline(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory, run: 
     result?;
     run.applied = run.executed.waiting.is_none();
     let before = memory.look.take();
+    // What was written is known from the answers, what was not has been seen: all is as the inventory says.
     let is_quiet = run.plan.as_ref().is_some_and(|plan| plan.drifted.is_empty() && plan.blocked.is_none());
+    let is_as_recorded = run.applied && is_quiet && !cluster.is_hub;
     memory.look =
-        (is_settled && is_quiet && !cluster.is_hub).then(|| observe::Look::of(instance, observed.clone(), before));
+        memory.inventory.as_ref().filter(|_| is_as_recorded).map(|store| observe::Look::of(instance, store, before));
 
     let assessment = assess::assess(&cluster, &inventory, &observed, memory).await?;
     let is_healthy = run.applied && assessment.controllers.is_empty();

@@ -1,6 +1,5 @@
 //! Step 1, client required, read only: connect, and see what was recorded and what lives.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::time::Instant;
 
@@ -51,42 +50,54 @@ pub(super) async fn confirm(
 /// Looks that say that nothing changed are made at every so manieth interval only, where watches tell of what matters most.
 const LOOK_EVERY: u32 = 6;
 
-/// What a look at a remote cluster saw of the kinds that are not watched. Good enough to know that there is nothing to do; before
-/// anything is done, it is looked anew.
+/// A look at a remote cluster after which nothing was left to do, so that the kinds that are not watched are as the inventory says.
+/// Good enough to know that there is still nothing to do; before anything is done, it is looked anew.
 pub(super) struct Look {
     taken: Instant,
     /// Of the instance as it was: whoever changes it wants it looked at.
     word: u64,
-    live: BTreeMap<ObjectKey, Live>,
-    seen: BTreeMap<(String, String), u64>,
+    /// Resource version of the inventory.
+    inventory: Option<u64>,
 }
 
 impl Look {
-    /// What was seen in a pass that had nothing to do.
-    pub(super) fn of(instance: &FluxInstance, observed: Observed, before: Option<Self>) -> Self {
-        let Observed { inventory, mut live, mut seen } = observed;
-        live.retain(|key, _| inventory.entries.get(key).is_some_and(|entry| is_remembered(&entry.kind)));
-        let kept: BTreeSet<(&str, &str)> = live.keys().map(|key| (key.group.as_str(), key.kind.as_str())).collect();
-        seen.retain(|(group, kind), _| kept.contains(&(group.as_str(), kind.as_str())));
-        let word = word_of(instance);
+    /// After a pass that left nothing to do.
+    pub(super) fn of(instance: &FluxInstance, store: &InventoryStore, before: Option<Self>) -> Self {
         let taken = before.filter(|look| look.is_good(instance)).map_or_else(Instant::now, |look| look.taken);
-        Self { taken, word, live, seen }
+        Self { taken, word: word_of(instance), inventory: store.resource_version() }
     }
 
     /// Whether it is new enough.
-    pub(super) fn is_good(&self, instance: &FluxInstance) -> bool {
+    fn is_good(&self, instance: &FluxInstance) -> bool {
         let interval = instance.spec.interval.get().unwrap_or_default();
         self.word == word_of(instance) && self.taken.elapsed() < interval * LOOK_EVERY
     }
 
-    fn fill(&self, kind: &Kind, observed: &mut Observed) -> bool {
-        let id = (kind.group.clone(), kind.kind.clone());
-        let Some(seen) = self.seen.get(&id).filter(|_| is_remembered(kind)) else { return false };
-        let of_kind = self.live.iter().filter(|(key, _)| key.group == kind.group && key.kind == kind.kind);
-        observed.live.extend(of_kind.map(|(key, live)| (key.clone(), live.clone())));
-        observed.seen.insert(id, *seen);
-        true
+    fn is_of(&self, store: &InventoryStore) -> bool {
+        self.inventory.is_some() && self.inventory == store.resource_version()
     }
+}
+
+/// Writes into `observed` what a look saw of a kind; false when it has to be asked for.
+fn recall(kind: &Kind, observed: &mut Observed) -> bool {
+    if !is_remembered(kind) {
+        return false;
+    }
+    let of_kind = observed
+        .inventory
+        .entries
+        .iter()
+        .filter(|(_, entry)| entry.kind.group == kind.group && entry.kind.kind == kind.kind);
+    let live: Vec<(ObjectKey, Live)> = of_kind
+        .filter_map(|(key, entry)| {
+            let (uid, fields) = (entry.uid.clone()?, entry.fields.clone());
+            Some((key.clone(), Live { uid, resource_version: entry.resource_version, fields, ..Live::default() }))
+        })
+        .collect();
+    let newest = live.iter().map(|(_, live)| live.resource_version).max().unwrap_or_default();
+    observed.live.extend(live);
+    observed.seen.insert((kind.group.clone(), kind.kind.clone()), newest);
+    true
 }
 
 fn word_of(instance: &FluxInstance) -> u64 {
@@ -117,7 +128,8 @@ pub(super) async fn look(
         memory.look = None;
     }
     let store = inventory(cluster, owner, memory).await?;
-    let observed = live(cluster, &store, memory.mirror.as_ref(), memory.look.as_ref()).await?;
+    memory.look = memory.look.take().filter(|look| look.is_of(&store));
+    let observed = live(cluster, &store, memory.mirror.as_ref(), memory.look.is_some()).await?;
     Ok((store, observed))
 }
 
@@ -130,7 +142,7 @@ pub(super) async fn inventory(
     let key = Kind::config_map().key(Some(FLUX_NAMESPACE.to_owned()), crate::cluster::INVENTORY_NAME.to_owned());
     let current = memory.mirror.as_ref().and_then(|m| m.get(&key)).map(|live| live.resource_version);
     let store = match memory.inventory.take() {
-        Some(store) if current.is_some_and(|rv| store.is_version(rv)) || memory.look.is_some() => store,
+        Some(store) if memory.look.is_some() || (current.is_some() && current == store.resource_version()) => store,
         _ => InventoryStore::load(cluster, FLUX_NAMESPACE).await?,
     };
     match &store.inventory.owner {
@@ -141,19 +153,18 @@ pub(super) async fn inventory(
     }
 }
 
-/// Looks at the objects of every kind in the inventory: in the mirror where it is complete and new enough, in a look that was
-/// made before, else on the cluster.
+/// Looks at the objects of every kind in the inventory: in the mirror where it is complete and new enough, with `recalled` as a look
+/// saw them that was made before, else on the cluster.
 pub(super) async fn live(
     cluster: &Cluster,
     store: &InventoryStore,
     mirror: Option<&Mirror>,
-    look: Option<&Look>,
+    recalled: bool,
 ) -> Result<Observed, StepError> {
     let mut observed = Observed { inventory: store.inventory.clone(), ..Observed::default() };
     let mut ask: Vec<Kind> = Vec::new();
     for kind in kinds(store.inventory.entries.values()) {
-        let known = mirror.is_some_and(|m| m.fill(&kind, &mut observed))
-            || look.is_some_and(|look| look.fill(&kind, &mut observed));
+        let known = mirror.is_some_and(|m| m.fill(&kind, &mut observed)) || (recalled && recall(&kind, &mut observed));
         // A mirror shows no object that we know of: either it is gone, or the watch lags behind. Only the server can tell.
         let missing = store.inventory.entries.iter().any(|(key, entry)| {
             entry.kind.group == kind.group && entry.kind.kind == kind.kind && !observed.live.contains_key(key)

@@ -66,7 +66,7 @@ async fn release(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> Res
         Err(StepError::Claimed { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let observed = observe::live(&cluster, &store, None, None).await?;
+    let observed = observe::live(&cluster, &store, None, false).await?;
     let recorded: Vec<(ObjectKey, Kind, String)> = store
         .inventory
         .entries
@@ -109,7 +109,7 @@ async fn uninstall(ctx: &Ctx, instance: &FluxInstance, memory: &mut Memory) -> R
         return namespace_going(&cluster).await;
     }
     // Never from the mirror: a deletion wants to have seen the present.
-    let observed = observe::live(&cluster, &store, None, None).await?;
+    let observed = observe::live(&cluster, &store, None, false).await?;
     let plan = removal(&owner, &observed, instance.spec.upgrade.delete_crds);
     let (executed, result) = execute(&cluster, &plan, &mut store).await;
     report::say_removed(ctx, instance, &executed).await;
