@@ -15,6 +15,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use super::roster::Roster;
 use super::secrets::{client_of, read_secret};
 use super::{Ctx, Guarded, StepError};
 use crate::api::{FluxInstance, KubeConfigRef};
@@ -28,7 +29,7 @@ const CONTACTS: usize = 128;
 /// be no load.
 const PROBES: usize = 16;
 /// Links that no instance names any more are forgotten at least this often.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// A connected cluster; the epoch changes when the client does.
 #[derive(Clone)]
@@ -305,7 +306,7 @@ impl Clusters {
     fn due(&self) -> (Vec<(Id, Due)>, Option<Instant>) {
         let now = Instant::now();
         let ways = self.ways();
-        let all = ways.by_id.iter().filter_map(|(id, way)| Some((id.clone(), way.link.due()?)));
+        let all = ways.by_id.iter().filter_map(|(id, way)| way.link.due().map(|due| (id.clone(), due)));
         let (mut due, later): (Vec<_>, Vec<_>) =
             all.partition(|(_, due)| if let Due::Retry(at) = due { *at <= now } else { true });
         let time = |due: &Due| if let Due::Retry(at) = due { *at } else { now };
@@ -327,22 +328,26 @@ impl Clusters {
 pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
     let (contacts, probes) = (Arc::new(Semaphore::new(CONTACTS)), Arc::new(Semaphore::new(PROBES)));
     let mut visits = JoinSet::new();
+    let mut swept = Instant::now();
     loop {
-        // Taken before the look at the instances: whoever is in them was there before its instance asked.
-        let (news, let_in, known) = {
+        let (news, let_in) = {
             let mut ways = ctx.clusters.ways();
-            let known: Vec<Id> = ways.by_id.keys().cloned().collect();
-            (std::mem::take(&mut ways.news), std::mem::take(&mut ways.let_in), known)
+            (std::mem::take(&mut ways.news), std::mem::take(&mut ways.let_in))
         };
-        let named = named_by(&ctx, &instances);
-        for id in known.iter().filter(|id| !named.contains_key(*id)) {
-            ctx.clusters.ways().by_id.remove(id);
-        }
-        let of_clusters = news.iter().filter_map(|id| named.get(id)).flatten().cloned();
-        let waiting = let_in.iter().map(|name| ObjectRef::new(name).within(&ctx.namespace));
-        for instance in of_clusters.chain(waiting).collect::<Vec<_>>() {
+        let mut woken = concerned(&ctx, &instances, &news);
+        woken.extend(let_in.iter().map(|name| ObjectRef::new(name).within(&ctx.namespace)));
+        for instance in woken {
             // Nobody listens any more when the operator stops.
             let _ = ctx.trigger.send(instance).await;
+        }
+        if swept.elapsed() >= SWEEP {
+            swept = Instant::now();
+            // Taken before the look at the instances: whoever is in them was there before its instance asked.
+            let known: Vec<Id> = ctx.clusters.ways().by_id.keys().cloned().collect();
+            let named = named(&ctx, &instances);
+            for id in known.iter().filter(|id| !named.contains(*id)) {
+                ctx.clusters.ways().by_id.remove(id);
+            }
         }
         let (due, next) = ctx.clusters.due();
         for (id, due) in due {
@@ -359,7 +364,7 @@ pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
             });
         }
         ctx.metrics.clusters(ctx.clusters.counts());
-        let sweep = Instant::now() + SWEEP;
+        let sweep = swept + SWEEP;
         tokio::select! {
             () = ctx.clusters.stirred.notified() => {}
             Some(_) = visits.join_next() => while visits.try_join_next().is_some() {},
@@ -368,20 +373,27 @@ pub(super) async fn keep(ctx: Arc<Ctx>, instances: Store<Guarded>) {
     }
 }
 
-/// The instances of this operator by the link they name: who belongs to another shard is seen, and not connected to.
-fn named_by(ctx: &Ctx, instances: &Store<Guarded>) -> BTreeMap<Id, Vec<ObjectRef<Guarded>>> {
-    let mut named = BTreeMap::<Id, Vec<ObjectRef<Guarded>>>::new();
-    let roster = ctx.roster();
-    for instance in instances.state() {
-        if let Ok(FluxInstance { metadata, spec, .. }) = &instance.0
-            && let Some(reference) = &spec.kube_config
-            && let (Some(name), Some(uid)) = (&metadata.name, &metadata.uid)
-            && roster.since(name, uid).is_some()
-        {
-            named.entry(id_of(reference)).or_default().push(ObjectRef::from_obj(instance.as_ref()));
-        }
+/// The instances that name one of these links.
+fn concerned(ctx: &Ctx, instances: &Store<Guarded>, links: &BTreeSet<Id>) -> Vec<ObjectRef<Guarded>> {
+    if links.is_empty() {
+        return Vec::new();
     }
-    named
+    let (all, roster) = (instances.state(), ctx.roster());
+    let is_concerned = |instance: &&Arc<Guarded>| link_of(&roster, instance).is_some_and(|id| links.contains(&id));
+    all.iter().filter(is_concerned).map(|instance| ObjectRef::from_obj(instance.as_ref())).collect()
+}
+
+/// All links that are named.
+fn named(ctx: &Ctx, instances: &Store<Guarded>) -> BTreeSet<Id> {
+    let (all, roster) = (instances.state(), ctx.roster());
+    all.iter().filter_map(|instance| link_of(&roster, instance)).collect()
+}
+
+/// The link that an instance of this operator names: who belongs to another shard is seen, and not connected to.
+fn link_of(roster: &Roster, instance: &Guarded) -> Option<Id> {
+    let FluxInstance { metadata, spec, .. } = instance.0.as_ref().ok()?;
+    roster.since(metadata.name.as_ref()?, metadata.uid.as_ref()?)?;
+    spec.kube_config.as_ref().map(id_of)
 }
 
 #[cfg(test)]
@@ -404,7 +416,7 @@ mod tests {
             writer.apply_watcher_event(&event);
             ctx.roster().take(event);
         }
-        let named: Vec<Id> = named_by(&ctx, &reader).into_keys().collect();
+        let named: Vec<Id> = named(&ctx, &reader).into_iter().collect();
         assert_eq!(named, [("mine".to_owned(), None)]);
     }
 }
