@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::plan::{Desired, FIELD_MANAGER, Live};
 use crate::render::{Kind, ObjectKey};
 
-pub use connect::{connect, hub_config};
+pub use connect::{connect, connect_member, hub_config};
 pub use connection::{Due, Event, Link, Standing, Trouble};
 pub use error::ClusterError;
 pub use gate::Gate;

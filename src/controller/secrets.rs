@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
 use super::StepError;
-use crate::cluster::{ClusterError, Gate, Kubeconfig, KubeconfigRejected, connect, with_deadline};
+use crate::cluster::{ClusterError, Gate, Kubeconfig, KubeconfigRejected, connect_member, with_deadline};
 
 /// Reads a Secret of the hub.
 pub(super) async fn read_secret(
@@ -48,5 +48,5 @@ pub(super) fn client_of(secret: Secret, key: Option<&str>, gate: &Gate) -> Resul
     };
     let rejected = |cause| StepError::Kubeconfig { secret: name.clone(), key: key.clone(), cause };
     let kubeconfig = Kubeconfig::parse(&bytes.0).map_err(rejected)?;
-    connect(&kubeconfig.config(), gate).map_err(|error| rejected(KubeconfigRejected::unusable(&error)))
+    connect_member(&kubeconfig.config(), gate).map_err(|error| rejected(KubeconfigRejected::unusable(&error)))
 }

@@ -22,16 +22,18 @@ mod selftest;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 pub use self::member::{Counts, Mood};
@@ -68,6 +70,8 @@ pub struct Fakes {
 }
 
 struct Members {
+    /// How many were taken.
+    connections: AtomicU32,
     common: Arc<Common>,
     all: Vec<Arc<Member>>,
     by_name: HashMap<String, usize>,
@@ -82,7 +86,7 @@ impl Fakes {
         let by_name = all.iter().enumerate().map(|(index, member)| (member.name.clone(), index)).collect();
         let (round_trip, rollout) = (options.round_trip, options.rollout);
         let common = Arc::new(Common { pool: object::Pool::default(), round_trip, rollout });
-        let members = Arc::new(Members { common, all, by_name });
+        let members = Arc::new(Members { connections: AtomicU32::new(0), common, all, by_name });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let server = format!("https://{}", listener.local_addr()?);
@@ -112,6 +116,11 @@ impl Fakes {
         self.members.all[cluster].set_mood(mood);
     }
 
+    /// Connections to all clusters since the start.
+    pub fn connections(&self) -> u32 {
+        self.members.connections.load(Ordering::Relaxed)
+    }
+
     /// Requests to a cluster since the start.
     pub fn counts(&self, cluster: usize) -> Counts {
         self.members.all[cluster].counts()
@@ -130,10 +139,12 @@ fn acceptor(authority: &Authority) -> Result<TlsAcceptor> {
     let pem = authority.issue("127.0.0.1")?;
     let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes())?;
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+    let mut config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -149,12 +160,16 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, members: Arc<Member
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, members: Arc<Members>) -> Result<()> {
+    members.connections.fetch_add(1, Ordering::Relaxed);
     stream.set_nodelay(true)?;
     // One for TCP, one for TLS.
     tokio::time::sleep(members.common.round_trip * 2).await;
-    let stream = TokioIo::new(acceptor.accept(stream).await?);
+    let stream = acceptor.accept(stream).await?;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let hung_up = Arc::new(Notify::new());
+    let hang_up = Arc::clone(&hung_up);
     let service = service_fn(move |request: Request<Incoming>| {
-        let members = Arc::clone(&members);
+        let (members, hang_up) = (Arc::clone(&members), Arc::clone(&hang_up));
         async move {
             let path = request.uri().path().to_owned();
             let rest = path.strip_prefix("/clusters/").context("no cluster is named")?;
@@ -162,10 +177,23 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, members: Arc<Membe
             let Some(member) = members.by_name.get(name).and_then(|index| members.all.get(*index)) else {
                 return Ok(refused(&Refusal::unknown()));
             };
-            answer(Arc::clone(&members.common), Arc::clone(member), path, request).await
+            let answered = answer(Arc::clone(&members.common), Arc::clone(member), path, request).await;
+            answered.inspect_err(|_| hang_up.notify_one())
         }
     });
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).max_buf_size(64 << 10).serve_connection(stream, service).await?;
-    Ok(())
+    let (stream, timer) = (TokioIo::new(stream), TokioTimer::new());
+    let served = async {
+        if is_http2 {
+            let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            http.timer(timer).serve_connection(stream, service).await
+        } else {
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(timer).max_buf_size(64 << 10).serve_connection(stream, service).await
+        }
+    };
+    // An error ends the whole connection, whoever else uses it.
+    tokio::select! {
+        served = served => Ok(served?),
+        () = hung_up.notified() => Ok(()),
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use headwater::cluster::{ClusterError, Gate, Kubeconfig, connect, connect_member, several};
 use headwater::plan::live_of;
 use serde_json::{Value, json};
 
@@ -587,4 +588,27 @@ fn a_cluster_behaves_as_it_is_told_and_the_others_do_not_notice() {
 
 fn sides_server(fakes: &Fakes) -> String {
     format!("{}/clusters/{}", fakes.server, fakes.name(0))
+}
+
+/// Whatever goes on at the same time: one connection for a cluster of many, one for each request on the hub.
+#[test]
+fn clients_of_members_share_one_connection() {
+    let fakes = Fakes::start(&Options { round_trip: Duration::from_millis(50), ..Options::default() }).unwrap();
+    let config = Kubeconfig::parse(fakes.kubeconfig(0).as_bytes()).unwrap().config();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let connections = |client: fn(&kube::Config, &Gate) -> Result<kube::Client, ClusterError>| {
+        let before = fakes.connections();
+        runtime.block_on(async {
+            let cluster =
+                headwater::cluster::Cluster::identify(client(&config, &Gate::open()).unwrap(), false).await.unwrap();
+            let asked = (0..4).map(|number| {
+                let cluster = cluster.clone();
+                async move { (number, cluster.identity().await) }
+            });
+            assert!(several(asked).await.iter().all(|(_, answer)| answer.is_ok()));
+        });
+        fakes.connections() - before
+    };
+    assert_eq!(connections(connect_member), 1);
+    assert_eq!(connections(connect), 4);
 }
