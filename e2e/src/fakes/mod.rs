@@ -166,10 +166,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, members: Arc<Membe
     tokio::time::sleep(members.common.round_trip * 2).await;
     let stream = acceptor.accept(stream).await?;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let hung_up = Arc::new(Notify::new());
-    let hang_up = Arc::clone(&hung_up);
+    let ended = Arc::new(Notify::new());
+    let end = Arc::clone(&ended);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (members, hang_up) = (Arc::clone(&members), Arc::clone(&hang_up));
+        let (members, end) = (Arc::clone(&members), Arc::clone(&end));
         async move {
             let path = request.uri().path().to_owned();
             let rest = path.strip_prefix("/clusters/").context("no cluster is named")?;
@@ -178,7 +178,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, members: Arc<Membe
                 return Ok(refused(&Refusal::unknown()));
             };
             let answered = answer(Arc::clone(&members.common), Arc::clone(member), path, request).await;
-            answered.inspect_err(|_| hang_up.notify_one())
+            answered.inspect_err(|_| end.notify_one())
         }
     });
     let (stream, timer) = (TokioIo::new(stream), TokioTimer::new());
@@ -194,6 +194,6 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, members: Arc<Membe
     // An error ends the whole connection, whoever else uses it.
     tokio::select! {
         served = served => Ok(served?),
-        () = hung_up.notified() => Ok(()),
+        () = ended.notified() => Ok(()),
     }
 }
