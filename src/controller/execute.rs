@@ -89,6 +89,12 @@ async fn recorded(
     store.save(cluster, FLUX_NAMESPACE, &record).await?;
 
     let result = steps(cluster, plan, &mut record, done).await;
+    // With a CRD goes what a removal would have to know of it: no other pass may come for a long time.
+    let Inventory { finalizers, entries, .. } = &mut record;
+    finalizers.retain(|of| {
+        let crd = Kind::crd().key(None, of.crd.clone());
+        entries.contains_key(&crd) || !plan.intent.entries.contains_key(&crd)
+    });
     // A namespace on its way out takes the inventory in it along; it is the last to go.
     let namespace_goes = done
         .going
