@@ -389,8 +389,20 @@ impl Pinned {
 pub struct Bound {
     /// The version or digest as the spec has it.
     pub word: String,
-    /// Digest of the target at that time.
+    /// Digest of the target at that time; empty, when it was said before the status of the fleet was lost: it means nothing any more.
     pub digest: String,
+}
+
+impl Bound {
+    /// A word of which nobody knows any more what it meant.
+    pub fn to_nothing(word: &str) -> Self {
+        Self { word: word.to_owned(), digest: String::new() }
+    }
+
+    /// Whether it is such a word.
+    pub fn means_nothing(&self) -> bool {
+        self.digest.is_empty()
+    }
 }
 
 /// Why a target goes no further.
@@ -464,6 +476,8 @@ pub enum StageState {
     Soaking,
     /// None of its clusters is done, and none can be moved.
     Blocked,
+    /// The fleet has stopped, is suspended, or looks for its target, and nothing of the stage is on its way.
+    Stopped,
     /// It selects no instance.
     Empty,
     /// It is done.
@@ -523,6 +537,9 @@ pub struct StageStatus {
     /// The newest target that the stage is through with: what clusters install that join it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Pinned>,
+    /// Since when there are clusters that have not been looked at for the target; they have the time of a change for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight_since: Option<Time>,
     /// When its last cluster was done with the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak_since: Option<Time>,
@@ -532,6 +549,15 @@ pub struct StageStatus {
     /// What the preflights of its clusters found, the worst first, at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<StageFinding>,
+}
+
+impl StageStatus {
+    /// Nothing is waited for any more; what is waited for next begins anew.
+    pub fn forget_instants(&mut self) {
+        self.preflight_since = None;
+        self.soak_since = None;
+        self.soak_until = None;
+    }
 }
 
 /// What preflights found, summed up over clusters.

@@ -71,6 +71,9 @@ pub struct Admitted {
     /// It is a way back: older than what it replaces, on purpose.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rollback: bool,
+    /// Digest of what it is a way back from: what this fleet gave up is known even without the status of the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// A change, step by step.

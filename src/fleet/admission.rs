@@ -109,6 +109,7 @@ mod tests {
                 by: "prod".into(),
                 at: at.clone(),
                 rollback,
+                from: None,
             }),
             ..running.clone()
         };

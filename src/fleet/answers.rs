@@ -3,176 +3,9 @@
 
 use serde_json::json;
 
-use super::simulate::{Cluster, Fault};
+use super::world::{NOBODY, World, at, one_stage, pinned, ring};
 use super::*;
-use crate::api::{FleetOnFailure, FleetOutcome, Phase, RETRY, ROLLBACK, SKIP};
-
-/// A fleet and its clusters in a world where seconds are counted from the beginning.
-struct World {
-    fleet: FluxFleet,
-    clusters: Vec<Cluster>,
-    target: Pinned,
-    others: Vec<Other>,
-    second: i64,
-}
-
-fn pinned(version: &str) -> Pinned {
-    Pinned { version: version.to_owned(), digest: format!("sha256:{version}") }
-}
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + second).unwrap()
-}
-
-fn ring(name: &str) -> serde_json::Value {
-    json!({"matchLabels": {"ring": name}})
-}
-
-impl World {
-    /// Clusters are named after their rings: the rings of their labels with a number.
-    fn new(stages: serde_json::Value, rings: &[&str]) -> Self {
-        let mut fleet = json!({
-            "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet",
-            "metadata": {"name": "prod", "namespace": "n", "generation": 1},
-            "spec": {"selector": {}, "distribution": {"version": "2.x"}},
-        });
-        fleet["spec"]["stages"] = stages;
-        let fleet = serde_json::from_value(fleet).unwrap();
-        let mut world = Self { fleet, clusters: vec![], target: pinned("2.9.4"), others: vec![], second: 0 };
-        for ring in rings {
-            world.join(ring, Some("2.8.8"));
-        }
-        world
-    }
-
-    fn join(&mut self, ring: &str, running: Option<&str>) {
-        let name = format!("{ring}-{}", self.clusters.len());
-        let instance = serde_json::from_value(json!({
-            "apiVersion": "headwater.dev/v1alpha1", "kind": "FluxInstance",
-            "metadata": {"name": name, "namespace": "n", "uid": name, "generation": 1, "labels": {"ring": ring}},
-            "spec": {"distribution": {"version": "2.x"}, "admission": "Fleet"},
-        }))
-        .unwrap();
-        self.clusters.push(Cluster::new(instance, running.map(pinned).as_ref(), at(-1000)));
-    }
-
-    fn of(&mut self, name: &str) -> &mut Cluster {
-        self.clusters.iter_mut().find(|c| c.instance.metadata.name.as_deref() == Some(name)).unwrap()
-    }
-
-    fn edit(&mut self, name: &str, edit: impl FnOnce(&mut FluxInstance)) {
-        let instance = &mut self.of(name).instance;
-        edit(instance);
-        *instance.metadata.generation.as_mut().unwrap() += 1;
-    }
-
-    fn word(&mut self, word: &str, value: &str) {
-        self.fleet.metadata.annotations.get_or_insert_default().insert(word.to_owned(), value.to_owned());
-    }
-
-    /// Everybody looks, it is planned, and everybody looks again, until nothing more happens at this second. Who was admitted?
-    fn settle(&mut self) -> Vec<String> {
-        let mut all = Vec::new();
-        for _ in 0..10 {
-            self.look();
-            let admitted = self.plan();
-            let is_calm = admitted.is_empty() && !self.clusters.iter().any(|c| self.is_asked(c));
-            all.extend(admitted);
-            if is_calm {
-                break;
-            }
-        }
-        self.look();
-        all
-    }
-
-    fn is_asked(&self, cluster: &Cluster) -> bool {
-        let found = cluster.instance.status.as_ref().and_then(|s| s.preflight.as_ref());
-        asked(&cluster.instance, &self.fleet)
-            .is_some_and(|asked| found.is_none_or(|found| found.digest != asked.digest))
-            && !cluster.is_away
-            && !cluster.instance.spec.suspend
-    }
-
-    fn look(&mut self) {
-        for cluster in &mut self.clusters {
-            let asked = asked(&cluster.instance, &self.fleet);
-            cluster.pass(asked.as_ref(), None, at(self.second));
-        }
-    }
-
-    fn plan(&mut self) -> Vec<String> {
-        let (status, moves) = {
-            let instances: Vec<&FluxInstance> = self.clusters.iter().map(|c| &c.instance).collect();
-            let (fleet, now) = (&self.fleet, at(self.second));
-            let input = Input {
-                fleet,
-                resolved: Some(&self.target),
-                instances: &instances,
-                others: &self.others,
-                now,
-                since: at(0),
-            };
-            let plan = plan(&input).unwrap();
-            lint::check(&input, &plan);
-            let name = |made: &Move<'_>| made.instance.metadata.name.clone().unwrap();
-            let moves: Vec<_> = plan.admissions.iter().map(|made| (name(made), made.admitted.clone())).collect();
-            (plan.status, moves)
-        };
-        self.fleet.status = Some(status);
-        let names = moves.iter().map(|(name, admitted)| format!("{name}={}", admitted.version)).collect();
-        for (name, admitted) in moves {
-            self.of(&name).admit(admitted);
-        }
-        names
-    }
-
-    fn pass(&mut self, seconds: i64) -> Vec<String> {
-        self.second += seconds;
-        self.settle()
-    }
-
-    fn succeed(&mut self, names: &[&str]) -> Vec<String> {
-        let now = at(self.second);
-        for name in names {
-            self.of(name).succeed(now);
-        }
-        self.settle()
-    }
-
-    fn fail(&mut self, name: &str) -> Vec<String> {
-        let now = at(self.second);
-        self.of(name).fail(Fault::Back, now);
-        self.settle()
-    }
-
-    fn away(&mut self, name: &str, is_away: bool) -> Vec<String> {
-        self.of(name).is_away = is_away;
-        self.settle()
-    }
-
-    fn status(&self) -> &FluxFleetStatus {
-        self.fleet.status.as_ref().unwrap()
-    }
-
-    fn phase(&self) -> Phase {
-        self.status().phase.unwrap()
-    }
-
-    /// `State: reason` of a cluster that is not done.
-    fn reason(&self, name: &str) -> String {
-        let found = self.status().not_ready.iter().find(|n| n.name == name);
-        found.map_or_else(|| "Done".to_owned(), |n| format!("{}: {}", n.state, n.reason))
-    }
-}
-
-fn one_stage(stage: serde_json::Value, rings: &[&str]) -> World {
-    let mut named = stage;
-    named["name"] = "all".into();
-    World::new(json!([named]), rings)
-}
-
-const NOBODY: [&str; 0] = [];
+use crate::api::{FleetOnFailure, FleetOutcome, Phase, RETRY, ROLLBACK, SKIP, StageState};
 
 #[test]
 fn of_two_stages_the_first_that_selects_a_cluster_takes_it() {
@@ -670,8 +503,9 @@ fn a_hub_that_was_away_blames_nobody_for_it() {
     let planned = plan(&input).unwrap();
     lint::check(&input, &planned);
     assert_eq!((planned.status.phase, planned.status.counts.updating), (Some(Phase::Updating), 1));
-    let later = Input { now: now.checked_add(SignedDuration::from_mins(10)).unwrap(), ..input };
-    assert_eq!(plan(&later).unwrap().status.phase, Some(Phase::Stopped));
+    let after = |minutes| Input { now: now.checked_add(SignedDuration::from_mins(minutes)).unwrap(), ..input };
+    assert_eq!(plan(&after(10)).unwrap().status.phase, Some(Phase::Updating));
+    assert_eq!(plan(&after(11)).unwrap().status.phase, Some(Phase::Stopped));
 }
 
 #[test]
@@ -685,4 +519,149 @@ fn who_ran_the_target_before_is_no_reason_to_stop_or_to_go_back() {
     world.pass(3600);
     world.succeed(&["a-0"]);
     assert_eq!((world.phase(), world.status().counts.failed), (Phase::Complete, 1));
+}
+
+/// A deadline that is shorter than it takes to find out that a cluster cannot be reached: who falls silent is not late.
+#[test]
+fn a_cluster_that_falls_silent_is_deferred_however_short_its_deadline_is() {
+    let mut world = one_stage(json!({"concurrency": 1, "progressDeadline": "10s"}), &["a", "a"]);
+    assert_eq!(world.settle(), ["a-0=2.9.4"]);
+    // Its time is over; its last pass has not come to an end, so that it seems to be there.
+    assert_eq!(world.pass(40), NOBODY);
+    assert_eq!((world.phase(), world.status().counts.updating), (Phase::Updating, 1));
+    assert_eq!(world.away("a-0", true), ["a-1=2.9.4"]);
+    assert_eq!((world.phase(), world.status().counts.deferred, world.status().counts.failed), (Phase::Updating, 1, 0));
+    // One that can be reached all the time is late.
+    assert_eq!(world.pass(69), NOBODY);
+    assert_eq!(world.phase(), Phase::Updating);
+    assert_eq!(world.pass(1), NOBODY);
+    assert_eq!(
+        (world.phase(), world.reason("a-1").as_str()),
+        (Phase::Stopped, "Failed: is not done 10s after its admission")
+    );
+}
+
+/// A cluster whose preflight never ends: it counts as the stage says of those that cannot be reached, and catches up when it has ended.
+#[test]
+fn a_preflight_that_never_ends_holds_up_nobody_for_ever() {
+    for (unreachable, phase) in [("Defer", Phase::Complete), ("Fail", Phase::PreflightFailed)] {
+        let mut world = one_stage(json!({"unreachable": unreachable, "approval": "Required"}), &["a", "a"]);
+        world.fleet.spec.approved = Some("2.9.4".to_owned());
+        world.of("a-1").is_blind = true;
+        assert_eq!(world.settle(), NOBODY);
+        assert_eq!(world.pass(599), NOBODY);
+        assert_eq!(
+            (world.phase(), world.reason("a-1").as_str()),
+            (Phase::Preflight, "Preflight: is being looked at for this target")
+        );
+        let moved = world.pass(1);
+        let is_deferred = phase == Phase::Complete;
+        assert_eq!(moved.len(), usize::from(is_deferred), "{unreachable} {moved:?}");
+        if is_deferred {
+            assert!(world.reason("a-1").starts_with("Deferred: is deferred: since"), "{}", world.reason("a-1"));
+            assert!(world.reason("a-1").contains("could not be looked at"), "{}", world.reason("a-1"));
+            world.succeed(&["a-0"]);
+        } else {
+            let why = "Refused: was not moved, since it could not be looked at for this target within 10m";
+            assert_eq!(world.reason("a-1"), why);
+        }
+        assert_eq!(world.phase(), phase);
+        world.of("a-1").is_blind = false;
+        let expected: &[&str] = if is_deferred { &["a-1=2.9.4"] } else { &["a-0=2.9.4"] };
+        assert_eq!(world.settle(), expected, "{unreachable}");
+    }
+}
+
+/// Who has never been looked at at all, since nobody looks after it, is no other case; and who stops the fleet gives it the time anew.
+#[test]
+fn a_cluster_that_nobody_looks_after_holds_up_nobody_for_ever() {
+    let mut world = one_stage(json!({}), &["a", "a"]);
+    world.of("a-1").is_alone = true;
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.pass(599), NOBODY);
+    assert!(world.reason("a-1").starts_with("Unknown"), "{}", world.reason("a-1"));
+    assert_eq!(world.pass(1), ["a-0=2.9.4"]);
+    world.fail("a-0");
+    assert_eq!(world.phase(), Phase::Stopped);
+    world.second += 1;
+    world.word(RETRY, "1");
+    assert_eq!(world.settle(), NOBODY);
+    assert_eq!(world.phase(), Phase::Preflight);
+    assert_eq!(world.pass(600), ["a-0=2.9.4"]);
+}
+
+#[test]
+fn a_stage_of_a_fleet_that_stands_still_says_so() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "b"]);
+    world.settle();
+    world.succeed(&["a-0"]);
+    let one = |world: &World| {
+        let stage = &world.status().stages[0];
+        (stage.state, stage.message.clone().unwrap_or_default())
+    };
+    assert_eq!(one(&world).0, StageState::Soaking);
+    world.fleet.spec.suspend = true;
+    assert_eq!(world.pass(7200), NOBODY);
+    assert_eq!(one(&world), (StageState::Stopped, "1 done; the stage waits since the fleet is suspended".to_owned()));
+    // Its soak has gone on meanwhile.
+    world.fleet.spec.suspend = false;
+    assert_eq!(world.settle(), ["b-1=2.9.4"]);
+
+    let mut world = one_stage(json!({"concurrency": 1}), &["a", "a", "a"]);
+    world.settle();
+    world.succeed(&["a-0"]);
+    world.fail("a-1");
+    let said = "1 done, 1 left, which waits since the fleet has stopped";
+    assert_eq!((world.phase(), one(&world)), (Phase::Stopped, (StageState::Stopped, said.to_owned())));
+}
+
+/// What is read may be older than what was written: a stage that looks untouched again is no second start, and opens no other stage.
+#[test]
+fn a_cache_that_lags_by_a_write_opens_no_second_stage() {
+    let stages = json!([{"name": "one", "selector": ring("a")}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "b"]);
+    world.look();
+    world.plan();
+    world.look();
+    let stale = world.of("a-0").instance.clone();
+    assert_eq!(world.plan(), ["a-0=2.9.4"]);
+    world.settle();
+    let fresh = std::mem::replace(&mut world.of("a-0").instance, stale);
+    // Admitted once more on top of what it was then, which its resourceVersion refuses; and nobody else.
+    assert_eq!(world.plan(), ["a-0=2.9.4"]);
+    world.of("a-0").instance = fresh;
+    assert_eq!(world.succeed(&["a-0"]), ["b-1=2.9.4"]);
+}
+
+/// It may get well again before its time is over: the stage neither passes nor stops meanwhile.
+#[test]
+fn a_stage_with_a_cluster_that_wavers_does_not_pass() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1m"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "b"]);
+    world.settle();
+    world.succeed(&["a-0"]);
+    world.pass(30);
+    let now = at(world.second);
+    world.of("a-0").feel(false, now);
+    assert_eq!(world.pass(60), NOBODY);
+    assert!(world.reason("a-0").starts_with("Wavering"), "{}", world.reason("a-0"));
+    let now = at(world.second);
+    world.of("a-0").feel(true, now);
+    assert_eq!(world.settle(), ["b-1=2.9.4"]);
+}
+
+/// What comes late to a stage that is watched is watched as long.
+#[test]
+fn who_comes_late_is_watched_as_long_as_the_others() {
+    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
+    let mut world = World::new(stages, &["a", "a", "b"]);
+    world.of("a-1").is_away = true;
+    world.settle();
+    world.succeed(&["a-0"]);
+    assert_eq!(world.pass(3000), NOBODY);
+    assert_eq!(world.away("a-1", false), ["a-1=2.9.4"]);
+    assert_eq!(world.succeed(&["a-1"]), NOBODY);
+    assert_eq!(world.pass(3599), NOBODY);
+    assert_eq!(world.pass(1), ["b-2=2.9.4"]);
 }

@@ -1,10 +1,13 @@
 //! Away from a target: every cluster that was moved goes back to what was good on it, stage by stage.
 
+#[cfg(test)]
+mod tests;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::member::{Member, State, way_back};
 use super::reason::Waiting;
-use super::{Draft, MAX_IN_FLIGHT};
+use super::{Draft, MAX_IN_FLIGHT, of_stage};
 use crate::api::{FleetHeld, FleetOutcome, Pinned, StageState};
 
 /// Admits ways back. Neither soak, window nor approval is waited for; budgets are kept, and a cluster that fails to go back counts.
@@ -14,11 +17,12 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], he
     let mut is_turn = true;
     for stage in 0..draft.rules.stages.len() {
         let rules = &draft.rules.stages[stage];
-        let of_stage = |m: &&Member<'_>| m.stage == Some(stage) && m.state.is_governed();
-        let total = members.iter().filter(of_stage).count();
-        let failed = members.iter().filter(of_stage).filter(|m| has_not_gone_back(m, held)).count();
+        let range = of_stage(members, stage);
+        let members = &mut members[range];
+        let total = members.iter().filter(|member| member.state.is_governed()).count();
+        let failed = members.iter().filter(|member| has_not_gone_back(member, held)).count();
         let is_over = failed > rules.budget(total);
-        let under_way = members.iter().filter(of_stage).filter(|m| matches!(m.state, State::Moving { .. })).count();
+        let under_way = members.iter().filter(|member| matches!(member.state, State::Moving { .. })).count();
         let mut room = rules.slots(total).saturating_sub(under_way).min(MAX_IN_FLIGHT.saturating_sub(moving));
         let waiting = if draft.fleet.spec.suspend {
             Some(Waiting::Suspended)
@@ -27,22 +31,22 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], he
         } else {
             (!is_turn).then_some(Waiting::Turn)
         };
-        for member in members.iter_mut().filter(|m| m.stage == Some(stage)) {
+        for member in members.iter_mut() {
             if !matches!(member.state, State::Waiting(_)) {
                 continue;
             }
             let waiting = waiting.or((room == 0).then(|| Waiting::Slot(rules.slots(total))));
             match (waiting, way_back(member.instance, &held.digest)) {
                 (None, Some(back)) => {
-                    let places = usize::from(draft.admit(member, &back, true));
+                    let places = usize::from(draft.admit(member, &back, Some(held)));
                     room -= places;
                     moving += places;
                 }
                 (waiting, _) => member.state = State::Waiting(waiting.unwrap_or(Waiting::Stopped)),
             }
         }
-        let is_left = |m: &&Member<'_>| matches!(m.state, State::Moving { .. } | State::Waiting(_));
-        let left = members.iter().filter(of_stage).filter(is_left).count();
+        let is_left = |member: &&Member<'_>| matches!(member.state, State::Moving { .. } | State::Waiting(_));
+        let left = members.iter().filter(is_left).count();
         let status = &mut draft.status.stages[stage];
         (status.state, status.message) = if is_over {
             is_turn = false;
@@ -83,7 +87,6 @@ fn forget(draft: &mut Draft<'_, '_>, held: &FleetHeld) {
         if stage.current.as_ref().is_some_and(|current| current.digest == held.digest) {
             stage.current.clone_from(&good);
         }
-        stage.soak_since = None;
-        stage.soak_until = None;
+        stage.forget_instants();
     }
 }

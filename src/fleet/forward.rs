@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::member::{Member, State, admits, good_since, is_new};
-use super::reason::{Exclusion, Failure, Waiting};
+use super::reason::{Absence, Deferral, Exclusion, Failure, Waiting};
 use super::window::{Gate, Windows};
-use super::{Draft, MAX_IN_FLIGHT, target};
-use crate::api::{FleetOnFailure, FleetOutcome, Pinned, StageState, Target};
+use super::{Draft, MAX_IN_FLIGHT, of_stage, recall, target};
+use crate::api::{FleetOnFailure, FleetOutcome, Pinned, StageState, Target, Unreachable};
 
 /// What a stage has to reckon with.
 #[derive(Default)]
@@ -31,9 +31,10 @@ struct Tally {
     newest: Option<Timestamp>,
 }
 
-fn tally(members: &[Member<'_>], stage: usize) -> Tally {
+/// Of the members of one stage.
+fn tally(members: &[Member<'_>]) -> Tally {
     let mut tally = Tally::default();
-    for member in members.iter().filter(|m| m.stage == Some(stage)) {
+    for member in members {
         tally.selected += 1;
         tally.members += usize::from(member.state.is_governed());
         let mut is_there = false;
@@ -45,7 +46,7 @@ fn tally(members: &[Member<'_>], stage: usize) -> Tally {
             State::Moving { .. } => tally.moving += 1,
             State::Failed(failure) => {
                 is_there = matches!(failure, Failure::Regressed(_) | Failure::Unhealthy(_));
-                let is_refused = matches!(failure, Failure::Refused(_));
+                let is_refused = matches!(failure, Failure::Refused(_) | Failure::Unlooked(_));
                 tally.spent += usize::from(failure.spends());
                 tally.refused += usize::from(is_refused);
                 tally.broken += usize::from(!is_there && !is_refused);
@@ -78,6 +79,8 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], ta
     let mut is_turn = true;
     for stage in 0..stages {
         let was_done = is_done(draft, stage, target);
+        let range = of_stage(members, stage);
+        let members = &mut members[range];
         is_turn = Stage { draft, members, target, place: stage, moving: &mut moving }.walk(is_turn, was_done);
     }
     // Stages that are empty prove nothing.
@@ -93,18 +96,19 @@ fn is_done(draft: &Draft<'_, '_>, stage: usize, target: &Target) -> bool {
 /// More failures than a stage may have stop the whole fleet. A stage that has not moved anything yet only does not begin.
 pub(super) fn stop_if_over_budget(draft: &mut Draft<'_, '_>, members: &[Member<'_>], target: &Target) {
     let stages = draft.rules.stages.len();
-    let is_over = |stage| is_done(draft, stage, target) || tally(members, stage).selected == 0;
+    let is_over = |stage| is_done(draft, stage, target) || members[of_stage(members, stage)].is_empty();
     if draft.status.held.is_some() || (0..stages).all(is_over) {
         return;
     }
     for stage in 0..stages {
-        let tally = tally(members, stage);
+        let members_of = &members[of_stage(members, stage)];
+        let tally = tally(members_of);
         let rules = &draft.rules.stages[stage];
         let budget = rules.budget(tally.members);
         if tally.spent <= budget || tally.spent == tally.refused {
             continue;
         }
-        let mut failed = members.iter().filter(|m| m.stage == Some(stage) && m.state.spends());
+        let mut failed = members_of.iter().filter(|member| member.state.spends());
         let first = failed.next().map(|m| format!("{} {}", m.name, m.state)).unwrap_or_default();
         let message = format!(
             "{} of {} in stage {} failed, maxFailures is {}: {first}",
@@ -112,7 +116,8 @@ pub(super) fn stop_if_over_budget(draft: &mut Draft<'_, '_>, members: &[Member<'
         );
         let newest = members.iter().filter_map(|m| m.instance.status.as_ref()?.admitted.as_ref()).map(|a| a.at.0);
         let at = newest.fold(draft.now, Timestamp::max);
-        let rollback = draft.fleet.spec.on_failure == FleetOnFailure::Rollback;
+        // With a status that was lost, it is not known whether somebody had said to go on all the same.
+        let rollback = draft.fleet.spec.on_failure == FleetOnFailure::Rollback && !recall::is_first(draft.fleet);
         target::hold(&mut draft.status, draft.fleet, target, message, rollback, &Time(at));
         return;
     }
@@ -121,6 +126,7 @@ pub(super) fn stop_if_over_budget(draft: &mut Draft<'_, '_>, members: &[Member<'
 /// One stage of a walk.
 struct Stage<'d, 'a, 'r> {
     draft: &'d mut Draft<'a, 'r>,
+    /// Its members.
     members: &'d mut [Member<'a>],
     target: &'d Target,
     /// Its place in the spec.
@@ -133,10 +139,11 @@ impl Stage<'_, '_, '_> {
     /// Whether the stage is done after this.
     fn walk(&mut self, is_turn: bool, was_done: bool) -> bool {
         self.admit_new(was_done && is_turn);
-        let before = tally(self.members, self.place);
+        self.look(is_turn);
+        let before = tally(self.members);
         let gate = self.gate(&before, is_turn, was_done);
         self.admit_to_target(gate);
-        let after = tally(self.members, self.place);
+        let after = tally(self.members);
         if was_done {
             self.say(if after.selected == 0 { StageState::Empty } else { StageState::Done }, None);
             return is_turn;
@@ -155,7 +162,33 @@ impl Stage<'_, '_, '_> {
             self.say_gate(gate, &after);
             return false;
         }
-        self.soak(&after, is_stopped)
+        self.soak(&after, gate.err().filter(|_| is_stopped))
+    }
+
+    /// Clusters that have not been looked at for the target have the time of a change for it, together. After that they count as ones that
+    /// cannot be reached: nothing is known of them, and a stage must not wait for ever.
+    fn look(&mut self, is_turn: bool) {
+        let is_asked = is_turn && self.draft.status.held.is_none();
+        let said = &mut self.draft.status.stages[self.place].preflight_since;
+        let is_unlooked = |member: &&mut Member<'_>| matches!(member.state, State::Unknown | State::Unchecked);
+        let mut unlooked = self.members.iter_mut().filter(is_unlooked).peekable();
+        if !is_asked || unlooked.peek().is_none() {
+            *said = None;
+            return;
+        }
+        let since = said.get_or_insert(Time(self.draft.now)).0.max(self.draft.since);
+        let rules = &self.draft.rules.stages[self.place];
+        let until = since.checked_add(rules.deadline).unwrap_or(Timestamp::MAX);
+        if self.draft.now < until {
+            self.draft.wake.push(until);
+            return;
+        }
+        for member in unlooked {
+            member.state = match rules.unreachable {
+                Unreachable::Defer => State::Deferred(Deferral { since, why: Absence::Unlooked }),
+                Unreachable::Fail => State::Failed(Failure::Unlooked(rules.deadline)),
+            };
+        }
     }
 
     /// What stands between the members of the stage that could move, and the target.
@@ -208,7 +241,7 @@ impl Stage<'_, '_, '_> {
 
     /// How many of this stage may be on their way at once, and how many more may now.
     fn places(&self) -> (usize, usize) {
-        let tally = tally(self.members, self.place);
+        let tally = tally(self.members);
         let limit = self.draft.rules.stages[self.place].slots(tally.members);
         (limit, limit.saturating_sub(tally.moving).min(MAX_IN_FLIGHT.saturating_sub(*self.moving)))
     }
@@ -218,14 +251,14 @@ impl Stage<'_, '_, '_> {
         let pinned = Pinned::of(&self.target.version, &self.target.digest);
         for place in 0..self.members.len() {
             let member = &mut self.members[place];
-            if member.stage == Some(self.place) && member.state == State::Unchecked {
+            if member.state == State::Unchecked {
                 // Nobody looks at what has not its turn.
                 if let Err(waiting @ (Waiting::Turn | Waiting::Stopped)) = gate {
                     member.state = State::Waiting(waiting);
                 }
             }
             let member = &self.members[place];
-            if member.stage != Some(self.place) || !matches!(member.state, State::Waiting(_)) {
+            if !matches!(member.state, State::Waiting(_)) {
                 continue;
             }
             let waiting =
@@ -234,7 +267,7 @@ impl Stage<'_, '_, '_> {
             if let Some(waiting) = waiting {
                 member.state = State::Waiting(waiting);
             } else {
-                let places = usize::from(self.draft.admit(member, &pinned, false));
+                let places = usize::from(self.draft.admit(member, &pinned, None));
                 *self.moving += places;
                 room -= places;
             }
@@ -263,7 +296,7 @@ impl Stage<'_, '_, '_> {
         let is_held = |digest: &str| status.held.as_ref().is_some_and(|held| held.digest == digest);
         let Some(current) = current.filter(|current| !is_held(&current.digest)) else { return };
         let (_, mut room) = self.places();
-        for member in self.members.iter_mut().filter(|m| m.stage == Some(self.place) && is_new(m.instance)) {
+        for member in self.members.iter_mut().filter(|member| is_new(member.instance)) {
             let is_free = matches!(
                 &member.state,
                 State::Waiting(_)
@@ -277,7 +310,7 @@ impl Stage<'_, '_, '_> {
             }
             match Windows::read(&spec.upgrade.windows, "spec.upgrade").map(|windows| windows.gate(now)) {
                 Ok(Gate::Open) if room > 0 => {
-                    let places = usize::from(self.draft.admit(member, &current, false));
+                    let places = usize::from(self.draft.admit(member, &current, None));
                     *self.moving += places;
                     room -= places;
                 }
@@ -309,16 +342,21 @@ impl Stage<'_, '_, '_> {
                     after.members, rules.max_failures
                 ),
             ),
-            Err(Waiting::Approval) => (
-                StageState::AwaitingApproval,
-                format!(
-                    "all {} are ready for {what}; `headwater fleet approve {}` lets them go",
-                    after.waiting,
-                    self.draft.fleet.metadata.name.as_deref().unwrap_or_default()
-                ),
-            ),
+            Err(Waiting::Approval) => {
+                let name = self.draft.fleet.metadata.name.as_deref().unwrap_or_default();
+                let lost = self.draft.status.approved.as_ref().filter(|approved| approved.means_nothing());
+                let lost = lost.map_or_else(String::new, |approved| {
+                    format!("; the approval of {} was said before the status of this fleet was lost", approved.word)
+                });
+                let how = format!("`headwater fleet approve {name}` lets them go{lost}");
+                (StageState::AwaitingApproval, format!("all {} are ready for {what}; {how}", after.waiting))
+            }
             Err(waiting @ Waiting::StageWindow(_)) if after.moving == 0 => {
                 (StageState::AwaitingWindow, format!("{} {waiting}", rules.name))
+            }
+            Err(waiting @ (Waiting::Stopped | Waiting::Suspended | Waiting::Unresolved)) if after.moving == 0 => {
+                let rest = after.waiting + after.unchecked;
+                (StageState::Stopped, format!("{} done, {rest} left, which {waiting}", after.done))
             }
             _ => (StageState::Updating, format!("{} on their way to {what}, {} wait", after.moving, after.waiting)),
         };
@@ -326,7 +364,7 @@ impl Stage<'_, '_, '_> {
     }
 
     /// All that can be are done.
-    fn soak(&mut self, tally: &Tally, is_stopped: bool) -> bool {
+    fn soak(&mut self, tally: &Tally, stopped: Option<Waiting>) -> bool {
         let rules = &self.draft.rules.stages[self.place];
         let now = self.draft.now;
         let is_emergency = self.is_emergency();
@@ -355,7 +393,11 @@ impl Stage<'_, '_, '_> {
         let until = since.checked_add(rules.soak).unwrap_or(Timestamp::MAX);
         said.soak_since = Some(Time(since));
         said.soak_until = Some(Time(until));
-        if (now < until && !is_emergency) || is_stopped {
+        if let Some(stopped) = stopped {
+            self.say(StageState::Stopped, Some(format!("{} done; the stage {stopped}", tally.done)));
+            return false;
+        }
+        if now < until && !is_emergency {
             self.draft.wake.push(until);
             self.say(StageState::Soaking, Some(format!("{} done, watched until {until}", tally.done)));
             return false;

@@ -8,7 +8,7 @@ use kube::core::SelectorExt;
 
 use super::*;
 use crate::api::condition::{REACHABLE, STALLED, find};
-use crate::api::{Counts, Outcome, Selector as Range, Target};
+use crate::api::{Counts, Outcome, Selector as Range, StageState, Target};
 
 /// A status of ten thousand clusters has to be storable many times over.
 const MAX_STATUS: usize = 64 * 1024;
@@ -18,6 +18,7 @@ pub(super) fn lint(input: &Input<'_>, plan: &FleetPlan<'_>) -> Vec<String> {
     let mut lint = Lint { input, plan, rules: Rules::read(&input.fleet.spec).unwrap(), found: Vec::new() };
     for made in &plan.admissions {
         lint.admission(made);
+        lint.lost(made);
     }
     lint.concurrency();
     lint.budget();
@@ -55,7 +56,8 @@ pub(super) fn is_in_flight(
     let begun = admitted.at.0.max(since);
     let is_there = is(&status.attempted) && is(&status.applied) && is(&status.last_good);
     let is_idle = instance.spec.suspend || is_refused || is_held || is_stalled || is_there;
-    !is_idle && reachable.is_some() && now < begun.checked_add(deadline).unwrap()
+    // Nobody knows for a minute more whether it is late or gone.
+    !is_idle && reachable.is_some() && now < begun.checked_add(deadline).unwrap() + SignedDuration::from_mins(1)
 }
 
 struct Lint<'l, 'a> {
@@ -140,7 +142,8 @@ impl Lint<'_, '_> {
         }
         let now = self.plan_time();
         let is_new = runs.iter().all(Option::is_none) && status.admitted.is_none();
-        let was_through = (0..=stage).all(|stage| self.is_through(stage, &target));
+        let was_through = self.is_through(stage, &target)
+            && (0..stage).all(|stage| self.is_empty(stage) || self.is_through(stage, &target));
         let before: Vec<usize> =
             (0..stage).filter(|stage| !self.is_empty(*stage) && !self.is_through(*stage, &target)).collect();
         let mut wrong = |is_wrong: bool, what: &str| {
@@ -157,6 +160,34 @@ impl Lint<'_, '_> {
         wrong(rules.needs_approval && !is_approved && !was_through, "it is not approved");
         let is_emergency = self.plan.status.emergency.as_ref().is_some_and(|e| e.digest == target.digest);
         wrong(!is_emergency && rules.windows.gate(now) != Gate::Open && !joins, "the window is closed");
+    }
+
+    /// What was given up before statuses were lost stays so.
+    fn lost(&mut self, made: &Move<'_>) {
+        let (instance, admitted, fleet) = (made.instance, &made.admitted, self.input.fleet);
+        let name = instance.metadata.name.clone().unwrap_or_default();
+        let status = instance.status.clone().unwrap_or_default();
+        let led: Vec<_> = self
+            .input
+            .instances
+            .iter()
+            .filter_map(|i| i.status.as_ref()?.admitted.as_ref())
+            .filter(|a| Some(&a.by) == fleet.metadata.name.as_ref())
+            .collect();
+        let is_first = fleet.status.as_ref().is_none_or(|status| status.target.is_none());
+        let is_given_up = led.iter().any(|a| a.from.as_ref() == Some(&admitted.digest));
+        let mut wrong = |is_wrong: bool, what: &str| {
+            if is_wrong {
+                self.found.push(format!("{name} is admitted to {}, though {what}", admitted.digest));
+            }
+        };
+        wrong(is_first && is_given_up, "others were taken back from that, and the status of the fleet was lost");
+        let has_lost = status.applied.is_some() && status.history.is_empty() && status.admitted.is_none();
+        wrong(
+            has_lost && led.is_empty() && self.plan.status.resumed.is_none(),
+            "all statuses were lost, and nobody has said to go on",
+        );
+        wrong(is_first && admitted.rollback, "why it goes back is not known any more");
     }
 
     fn plan_time(&self) -> Timestamp {
@@ -248,6 +279,11 @@ impl Lint<'_, '_> {
         }
         for stage in self.plan.status.stages.iter().filter(|stage| stage.state == StageState::Soaking) {
             instants.extend(stage.soak_until.as_ref().map(|at| (at.0, format!("{} soaks", stage.name))));
+        }
+        for (stage, rules) in self.plan.status.stages.iter().zip(&self.rules.stages) {
+            let since = stage.preflight_since.as_ref().map(|since| since.0.max(self.input.since));
+            let at = since.and_then(|since| since.checked_add(rules.deadline).ok());
+            instants.extend(at.map(|at| (at, format!("{} is looked at", stage.name))));
         }
         let next = instants.into_iter().find(|(at, _)| *at > now && *at < Timestamp::MAX);
         if let Some((at, what)) = next

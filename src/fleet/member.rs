@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use semver::Version;
 
 use super::policy::StageRules;
-use super::reason::{Deferral, Exclusion, Failure, Waiting};
+use super::reason::{Absence, Deferral, Exclusion, Failure, Waiting};
 use crate::api::condition::{CONTROLLERS_READY, REACHABLE, RECONCILING, STALLED, find};
 use crate::api::{
     Admitted, Enforcement, FleetHeld, FluxInstance, FluxInstanceStatus, Outcome, Pinned, SKIP, Selector, StepState,
@@ -16,6 +16,12 @@ use crate::plan::goal;
 
 /// Reason of `Reconciling` while `spec.suspend` holds an instance.
 const SUSPENDED: &str = "Suspended";
+
+/// How long after its deadline a cluster that can be reached, as far as is known, counts as late.
+///
+/// It may have fallen silent a moment before, and nobody knows yet: the next look at what is under way is thirty seconds away at most, and
+/// a pass sends two rounds of requests, of fifteen seconds each. Who is late spends the budget, who cannot be reached need not.
+const DOUBT: SignedDuration = SignedDuration::from_mins(1);
 
 /// An instance, as its fleet sees it.
 #[derive(Debug, Clone)]
@@ -199,12 +205,22 @@ impl<'a> Facts<'a> {
         since.checked_add(view.rules.deadline).unwrap_or(Timestamp::MAX)
     }
 
-    /// Whether there is nothing to wait for any more, well or badly ended.
-    fn is_over(&self, admitted: &Admitted, until: Timestamp, view: &View<'_>) -> bool {
-        self.is_at(&admitted.digest)
+    /// Until when an admission has time, if it still has. After its deadline that is until it is known whose fault it is.
+    fn has_until(&self, admitted: &Admitted, view: &View<'_>) -> Option<Timestamp> {
+        let until = self.until(admitted, view);
+        if view.now < until {
+            return Some(until);
+        }
+        let known = until.checked_add(DOUBT).unwrap_or(Timestamp::MAX);
+        (!self.is_lost() && view.now < known).then_some(known)
+    }
+
+    /// Until when what an admission began is waited for: not where it has ended, well or badly, or cannot go on.
+    fn is_finishing(&self, admitted: &Admitted, view: &View<'_>) -> Option<Timestamp> {
+        let is_over = self.is_at(&admitted.digest)
             || self.is_lost()
-            || view.now >= until
-            || self.has_failed(&admitted.digest, admitted.at.0).is_some()
+            || self.has_failed(&admitted.digest, admitted.at.0).is_some();
+        self.has_until(admitted, view).filter(|_| !is_over)
     }
 
     /// On its digest once: healthy still?
@@ -290,8 +306,7 @@ fn forward<'a>(
         },
         // What another target left is finished first, unless there is nothing to wait for.
         Some(admitted) => {
-            let until = facts.until(admitted, view);
-            if !facts.is_over(admitted, until, view) {
+            if let Some(until) = facts.is_finishing(admitted, view) {
                 return State::Moving { until };
             }
         }
@@ -308,7 +323,7 @@ fn forward<'a>(
     }
     match facts.reachable {
         None => State::Unknown,
-        Some((false, since)) => State::Deferred(Deferral { since, admitted: false }),
+        Some((false, since)) => State::Deferred(Deferral { since, why: Absence::Unreachable }),
         Some((true, _)) => match facts.has_errors(digest) {
             // It was looked at before it was admitted first, and looks itself when it tries again.
             None if !is_retry => State::Unchecked,
@@ -333,12 +348,13 @@ fn on_its_way(facts: &Facts<'_>, admitted: &Admitted, view: &View<'_>) -> State 
     if facts.has_errors(&admitted.digest) == Some(true) {
         return State::Failed(Failure::Refused(refusal(facts.status)));
     }
-    let until = facts.until(admitted, view);
-    match (view.now < until, facts.reachable, view.rules.unreachable) {
-        (true, ..) => State::Moving { until },
-        (false, Some((false, since)), Unreachable::Defer) => State::Deferred(Deferral { since, admitted: true }),
-        (false, Some((false, since)), Unreachable::Fail) => State::Failed(Failure::Unreachable(since)),
-        (false, ..) => State::Failed(Failure::Late(view.rules.deadline)),
+    if let Some(until) = facts.has_until(admitted, view) {
+        return State::Moving { until };
+    }
+    match (facts.reachable, view.rules.unreachable) {
+        (Some((false, since)), Unreachable::Defer) => State::Deferred(Deferral { since, why: Absence::Left }),
+        (Some((false, since)), Unreachable::Fail) => State::Failed(Failure::Unreachable(since)),
+        _ => State::Failed(Failure::Late(view.rules.deadline)),
     }
 }
 
@@ -364,32 +380,28 @@ fn back(facts: &Facts<'_>, held: &FleetHeld, view: &View<'_>) -> State {
         return State::Suspended;
     }
     if let Some(admitted) = admitted.filter(|a| a.rollback && a.digest != bad && a.at.0 >= held.at.0) {
-        let until = facts.until(admitted, view);
         return if facts.is_at(&admitted.digest) {
             facts.settled(Some(admitted), view, true)
         } else if let Some(failure) = facts.has_failed(&admitted.digest, admitted.at.0) {
             State::Failed(failure)
-        } else if view.now < until {
+        } else if let Some(until) = facts.has_until(admitted, view) {
             State::Moving { until }
         } else if let Some((false, since)) = facts.reachable {
-            State::Deferred(Deferral { since, admitted: true })
+            State::Deferred(Deferral { since, why: Absence::Left })
         } else {
             State::Failed(Failure::Late(view.rules.deadline))
         };
     }
     // Whatever it is on its way to, it finishes.
-    if let Some(admitted) = admitted {
-        let until = facts.until(admitted, view);
-        if !facts.is_over(admitted, until, view) {
-            return State::Moving { until };
-        }
+    if let Some(until) = admitted.and_then(|admitted| facts.is_finishing(admitted, view)) {
+        return State::Moving { until };
     }
     if !is_moved {
         return State::Excluded(Exclusion::Untouched);
     }
     match (way_back(facts.instance, bad), facts.reachable) {
         (None, _) => State::Failed(Failure::NoWayBack),
-        (_, Some((false, since))) => State::Deferred(Deferral { since, admitted: false }),
+        (_, Some((false, since))) => State::Deferred(Deferral { since, why: Absence::Unreachable }),
         (Some(_), _) => State::Waiting(Waiting::Turn),
     }
 }

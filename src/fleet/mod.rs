@@ -2,11 +2,12 @@
 //! fleet's status is, and when to look again. Pure: no client, no clock; the same input gives the same plan.
 //!
 //! Nothing is remembered but what is in the objects: the state of a cluster follows from its instance ([`member`]), the stages that
-//! are done and the instants of soaks are in the fleet's status. Losing that status only makes it wait longer.
+//! are done and the instants of soaks are in the fleet's status. Losing that status makes it wait longer, or stop ([`recall`]).
 
 mod admission;
 #[cfg(test)]
 mod answers;
+mod asked;
 mod back;
 mod discover;
 mod forward;
@@ -17,26 +18,31 @@ mod policy;
 #[cfg(test)]
 mod properties;
 mod reason;
+mod recall;
 mod report;
 pub mod simulate;
 mod target;
 #[cfg(test)]
 mod tests;
 mod window;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{Selector, SelectorExt};
 
 pub use self::admission::{Allowed, allowed};
+pub use self::asked::{Question, asked, selecting};
 pub use self::discover::{Change, Discovery, Problem, Source, discover};
 pub use self::member::{Member, State, way_back};
 pub use self::policy::{MAX_IN_FLIGHT, Rules, StageRules};
-pub use self::reason::{Deferral, Exclusion, Failure, Waiting};
+pub use self::reason::{Absence, Deferral, Exclusion, Failure, Waiting};
 pub use self::window::{Gate, Windows};
-use crate::api::{Admission, Admitted, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, StageState};
+use crate::api::{Admission, Admitted, FleetHeld, FluxFleet, FluxFleetStatus, FluxInstance, Pinned};
 use member::{Aim, Versions, View};
 
 /// What a plan is made from.
@@ -104,7 +110,7 @@ pub fn plan<'a>(input: &Input<'a>) -> Result<FleetPlan<'a>, String> {
     let rules = Rules::read(&input.fleet.spec)?;
     // Stored times have whole seconds; what is decided must not depend on whether a time was stored yet.
     let now = Time(Timestamp::from_second(input.now.as_second()).unwrap_or(input.now));
-    let status = target::begin(input.fleet, input.resolved, &now);
+    let status = target::begin(input, &now);
     let since = Timestamp::from_second(input.since.as_second()).unwrap_or(input.since);
     let mut draft = Draft {
         fleet: input.fleet,
@@ -125,6 +131,7 @@ pub fn plan<'a>(input: &Input<'a>) -> Result<FleetPlan<'a>, String> {
     let mut members = Vec::new();
     if is_back(&draft).is_none() {
         members = draft.members(input, Aim::Forward(&target));
+        recall::stop_if_nothing_is_known(&mut draft, input, &members, &target);
         forward::stop_if_over_budget(&mut draft, &members, &target);
     }
     match is_back(&draft) {
@@ -174,6 +181,7 @@ impl<'a> Draft<'a, '_> {
         View { rules, resumed, since: self.since, now: self.now }
     }
 
+    /// Those of no stage first, then stage by stage, by name.
     fn members(&self, input: &Input<'a>, aim: Aim<'_>) -> Vec<Member<'a>> {
         let nothing = BTreeMap::new();
         let mut versions = Versions::default();
@@ -204,16 +212,17 @@ impl<'a> Draft<'a, '_> {
                 })
             })
             .collect();
-        members.sort_unstable_by_key(|member| member.name);
+        members.sort_unstable_by_key(|member| (member.stage, member.name));
         members
     }
 
-    /// Admits one. Whether it is on its way from now on; else it is there already.
-    fn admit(&mut self, member: &mut Member<'a>, to: &Pinned, rollback: bool) -> bool {
+    /// Admits one, on its way back from what is held or forward. Whether it is on its way from now on; else it is there already.
+    fn admit(&mut self, member: &mut Member<'a>, to: &Pinned, from: Option<&FleetHeld>) -> bool {
         let at = self.instant(member);
         let by = self.fleet.metadata.name.clone().unwrap_or_default();
         let (version, digest) = (to.version.clone(), to.digest.clone());
-        let admitted = Admitted { version, digest, by, at: Time(at), rollback };
+        let from = from.map(|held| held.digest.clone());
+        let admitted = Admitted { version, digest, by, at: Time(at), rollback: from.is_some(), from };
         if let Some(stage) = member.stage {
             member.state = member::admitted(member.instance, &admitted, &self.view(&self.rules.stages[stage]));
         }
@@ -233,39 +242,22 @@ impl<'a> Draft<'a, '_> {
         after.chain(not_before.into_iter().flatten().map(|time| time.0)).fold(self.now, Timestamp::max)
     }
 
-    fn finish(mut self, members: Vec<Member<'a>>) -> FleetPlan<'a> {
+    fn finish(mut self, mut members: Vec<Member<'a>>) -> FleetPlan<'a> {
         for member in &members {
             if let State::Moving { until } | State::Wavering { until } = member.state {
                 self.wake.push(until);
             }
         }
         report::report(&mut self, &members);
+        members.sort_unstable_by_key(|member| member.name);
         let next = self.wake.iter().filter(|at| **at > self.now && **at < Timestamp::MAX).min();
         let recheck = next.map(|at| at.duration_since(self.now));
         FleetPlan { admissions: self.admissions, status: self.status, recheck, members }
     }
 }
 
-/// The fleets that select an instance, by their place among those given.
-pub fn selecting<'f>(instance: &FluxInstance, fleets: impl Iterator<Item = &'f FluxFleet>) -> Vec<&'f FluxFleet> {
-    let nothing = BTreeMap::new();
-    let labels = instance.metadata.labels.as_ref().unwrap_or(&nothing);
-    let selects = |fleet: &&FluxFleet| Selector::try_from(fleet.spec.selector.clone()).is_ok_and(|s| s.matches(labels));
-    fleets.filter(selects).collect()
-}
-
-/// The bundle that an instance is to be looked at for, since its fleet is about to admit it: the target, once the stages before its own are done.
-pub fn asked(instance: &FluxInstance, fleet: &FluxFleet) -> Option<Pinned> {
-    let status = fleet.status.as_ref()?;
-    let target = status.target.as_ref()?;
-    let admitted = instance.status.as_ref().and_then(|s| s.admitted.as_ref());
-    if instance.spec.admission != Admission::Fleet || admitted.is_some_and(|a| a.digest == target.digest) {
-        return None;
-    }
-    let rules = Rules::read(&fleet.spec).ok()?;
-    let stage = &rules.stages[rules.stage_of(instance.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))?];
-    let stage = status.stages.iter().find(|known| known.name == stage.name)?;
-    let is_held = status.held.as_ref().is_some_and(|held| held.digest == target.digest);
-    let pinned = Pinned::of(&target.version, &target.digest);
-    (stage.state != StageState::Pending && !is_held).then_some(pinned)
+/// Where the members of a stage are among all.
+fn of_stage(members: &[Member<'_>], stage: usize) -> Range<usize> {
+    let place = |stage: usize| members.partition_point(|member| member.stage < Some(stage));
+    place(stage)..place(stage + 1)
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::lint;
 use super::simulate::{Cluster, Fault};
 use super::*;
-use crate::api::{FleetOnFailure, FluxFleetSpec, Phase, RETRY, ROLLBACK, SKIP};
+use crate::api::{FleetOnFailure, FluxFleetSpec, Phase, RETRY, ROLLBACK, SKIP, StageState};
 
 /// Histories without `PROPTEST_CASES`.
 const CASES: u32 = 128;
@@ -40,6 +40,10 @@ enum Event {
     Retry,
     Rollback,
     Restart,
+    /// The fleet's status is lost.
+    Forgets,
+    /// All statuses are lost.
+    AllForget,
 }
 
 /// How a plan is made and carried out.
@@ -283,6 +287,14 @@ impl World {
             Event::Stages(kind) => self.edit(|spec| spec.stages = serde_json::from_value(stages(kind)).unwrap()),
             Event::Retry => self.say(RETRY),
             Event::Rollback => self.say(ROLLBACK),
+            Event::Forgets => self.fleet.status = None,
+            Event::AllForget => {
+                self.fleet.status = None;
+                for number in 0..self.clusters.len() {
+                    self.with(number, |tracked, now| tracked.cluster.forget(now));
+                }
+                self.happen(&Event::Restart);
+            }
             Event::Restart => {
                 self.since = self.now();
                 for tracked in &mut self.clusters {
@@ -394,6 +406,11 @@ impl World {
             match self.phase() {
                 Phase::Complete => return self.is_complete(),
                 Phase::Pending => return self.is_in_no_stage(),
+                // What was approved before the status was lost has to be said in other words.
+                Phase::AwaitingApproval => {
+                    let version = self.targets[self.target].version.clone();
+                    self.edit(|spec| spec.approved = Some(version));
+                }
                 Phase::Stopped | Phase::RolledBack if told < 3 => {
                     told += 1;
                     self.say(RETRY);
@@ -456,6 +473,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Retry),
         1 => Just(Event::Rollback),
         1 => Just(Event::Restart),
+        1 => Just(Event::Forgets),
+        1 => Just(Event::AllForget),
     ]
 }
 

@@ -25,6 +25,8 @@ pub enum Failure {
     Unhealthy(String),
     /// There is no good bundle it could go back to.
     NoWayBack,
+    /// It could not be looked at for the target within this time.
+    Unlooked(SignedDuration),
 }
 
 impl Failure {
@@ -37,10 +39,21 @@ impl Failure {
 /// Why a cluster is left for later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deferral {
-    /// Unreachable since.
+    /// Since when.
     pub since: Timestamp,
-    /// It was admitted before it went away.
-    pub admitted: bool,
+    /// What is known of it.
+    pub why: Absence,
+}
+
+/// What is known of a cluster that is left for later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// It cannot be reached.
+    Unreachable,
+    /// It was admitted, and then could not be reached.
+    Left,
+    /// It could not be looked at for the target, for as long as a change may take.
+    Unlooked,
 }
 
 /// Why a cluster is not meant.
@@ -97,6 +110,9 @@ impl fmt::Display for Failure {
             Self::Regressed(why) => write!(f, "was done, and is unhealthy: {why}"),
             Self::Unhealthy(why) => write!(f, "runs the target, and is unhealthy: {why}"),
             Self::NoWayBack => f.write_str("has no good bundle in its history to go back to"),
+            Self::Unlooked(deadline) => {
+                write!(f, "was not moved, since it could not be looked at for this target within {deadline:#}")
+            }
         }
     }
 }
@@ -146,7 +162,7 @@ impl State {
             Self::Done { .. } => "Done",
             Self::Wavering { .. } => "Wavering",
             Self::Moving { .. } => "Updating",
-            Self::Failed(Failure::Refused(_)) => "Refused",
+            Self::Failed(Failure::Refused(_) | Failure::Unlooked(_)) => "Refused",
             Self::Failed(_) => "Failed",
             Self::Deferred(_) => "Deferred",
             Self::Excluded(_) => "Excluded",
@@ -191,12 +207,16 @@ impl fmt::Display for State {
             Self::Moving { until } if *until == Timestamp::MAX => f.write_str("is on its way"),
             Self::Moving { until } => write!(f, "is on its way, with time until {until}"),
             Self::Failed(failure) => failure.fmt(f),
-            Self::Deferred(Deferral { since, admitted: false }) => {
+            Self::Deferred(Deferral { since, why: Absence::Unreachable }) => {
                 write!(f, "is deferred: it cannot be reached since {since}, and moves when it is back")
             }
-            Self::Deferred(Deferral { since, admitted: true }) => {
+            Self::Deferred(Deferral { since, why: Absence::Left }) => {
                 write!(f, "is deferred: it was admitted, cannot be reached since {since}, and goes on when it is back")
             }
+            Self::Deferred(Deferral { since, why: Absence::Unlooked }) => write!(
+                f,
+                "is deferred: since {since} it could not be looked at for this target (its conditions say why), and moves when it was"
+            ),
             Self::Excluded(exclusion) => exclusion.fmt(f),
             Self::Suspended => f.write_str("is suspended (spec.suspend)"),
             Self::Skipped => f.write_str("skips this target (headwater.dev/skip)"),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::Draft;
 use super::member::{Member, State};
+use super::{Draft, of_stage};
 use crate::api::condition::{self, Verdict};
 use crate::api::{
     Counts, Enforcement, FleetHeld, FluxFleetStatus, NotReady, Phase, PreflightFinding, StageFinding, StageState,
@@ -18,7 +18,7 @@ const NOT_READY: usize = 30;
 const FINDINGS: usize = 10;
 
 /// Counts clusters by state.
-fn count<'m>(members: impl Iterator<Item = &'m Member<'m>>) -> Counts {
+fn count(members: &[Member<'_>]) -> Counts {
     let mut counts = Counts::default();
     for member in members {
         counts.total += i64::from(member.state.is_governed());
@@ -45,14 +45,12 @@ pub(super) fn report(draft: &mut Draft<'_, '_>, members: &[Member<'_>]) {
     let name = draft.fleet.metadata.name.clone().unwrap_or_default();
     let is_suspended = draft.fleet.spec.suspend;
     let status = &mut draft.status;
-    status.counts = count(members.iter());
+    status.counts = count(members);
     status.progress = Some(format!("{}/{}", status.counts.done, status.counts.total));
     for (place, stage) in status.stages.iter_mut().enumerate() {
-        stage.counts = count(members.iter().filter(|m| m.stage == Some(place)));
-        stage.findings = findings(
-            members.iter().filter(|m| m.stage == Some(place)),
-            status.target.as_ref().map(|t| t.digest.as_str()),
-        );
+        let members = &members[of_stage(members, place)];
+        stage.counts = count(members);
+        stage.findings = findings(members, status.target.as_ref().map(|t| t.digest.as_str()));
     }
     let mut left: Vec<&Member<'_>> = members.iter().filter(|m| !matches!(m.state, State::Done { .. })).collect();
     left.sort_by_key(|member| (member.state.urgency(), member.name));
@@ -78,9 +76,9 @@ fn not_ready(member: &Member<'_>, status: &FluxFleetStatus) -> NotReady {
 type Same<'f> = (&'f str, &'f str, Option<&'f str>, &'f str);
 
 /// What the preflights for the target found, the same on several clusters said once, what is most severe and most frequent first.
-fn findings<'m>(members: impl Iterator<Item = &'m Member<'m>>, target: Option<&str>) -> Vec<StageFinding> {
+fn findings(members: &[Member<'_>], target: Option<&str>) -> Vec<StageFinding> {
     let mut found: BTreeMap<Same<'_>, (i64, &str, &PreflightFinding)> = BTreeMap::new();
-    for member in members.filter(|m| !matches!(m.state, State::Done { .. })) {
+    for member in members.iter().filter(|m| !matches!(m.state, State::Done { .. })) {
         let preflight = member.instance.status.as_ref().and_then(|s| s.preflight.as_ref());
         let Some(preflight) = preflight.filter(|p| Some(p.digest.as_str()) == target) else { continue };
         for finding in &preflight.findings {
@@ -140,6 +138,7 @@ fn phase(status: &FluxFleetStatus, name: &str, is_suspended: bool) -> (Phase, St
         StageState::AwaitingWindow => Phase::AwaitingWindow,
         StageState::Soaking => Phase::Soaking,
         StageState::Blocked => Phase::Blocked,
+        StageState::Stopped => Phase::Pending,
         StageState::Updating | StageState::Pending | StageState::Empty | StageState::Done => Phase::Updating,
     };
     let what = stage.message.as_deref().unwrap_or_default();

@@ -2,6 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::Input;
+use super::recall::{is_first, recall};
 use crate::api::{
     Bound, FleetHeld, FleetHistoryEntry, FleetOutcome, FluxFleet, FluxFleetSpec, FluxFleetStatus, Pinned, RETRY,
     ROLLBACK, Target,
@@ -12,7 +14,8 @@ use crate::render::digest;
 const HISTORY: usize = 10;
 
 /// The status with which a plan begins: the old one, with a new target and new words in it.
-pub(super) fn begin(fleet: &FluxFleet, resolved: Option<&Pinned>, now: &Time) -> FluxFleetStatus {
+pub(super) fn begin(input: &Input<'_>, now: &Time) -> FluxFleetStatus {
+    let (fleet, resolved) = (input.fleet, input.resolved);
     let mut status = fleet.status.clone().unwrap_or_default();
     status.observed_generation = fleet.metadata.generation;
     if let Some(resolved) =
@@ -21,6 +24,9 @@ pub(super) fn begin(fleet: &FluxFleet, resolved: Option<&Pinned>, now: &Time) ->
         supersede(&mut status, resolved, &essence(&fleet.spec), now);
     }
     let Some(target) = status.target.clone() else { return status };
+    if is_first(fleet) {
+        recall(&mut status, &target, input, now);
+    }
     status.approved = bind(status.approved.take(), fleet.spec.approved.as_ref(), &target);
     status.emergency = bind(status.emergency.take(), fleet.spec.emergency.as_ref(), &target);
     // A spec whose target is not known yet, since its bundle is not there or not signed, is no word for the one that is held.
@@ -50,8 +56,7 @@ fn supersede(status: &mut FluxFleetStatus, to: &Pinned, spec: &str, now: &Time) 
     status.held = held;
     status.resumed = None;
     for stage in &mut status.stages {
-        stage.soak_since = None;
-        stage.soak_until = None;
+        stage.forget_instants();
     }
 }
 

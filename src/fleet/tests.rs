@@ -41,6 +41,10 @@ fn instance(name: &str, ring: &str) -> FluxInstance {
         attempted: Some(revision("2.8.8", OLD)),
         applied: Some(revision("2.8.8", OLD)),
         last_good: Some(revision("2.8.8", OLD)),
+        history: serde_json::from_value(json!([{
+            "version": "2.8.8", "digest": OLD, "config": "c", "outcome": "Succeeded", "started": "2026-01-01T00:00:00Z"
+        }]))
+        .unwrap(),
         preflight: Some(PreflightStatus {
             digest: NEW.into(),
             generation: Some(1),
@@ -133,30 +137,25 @@ fn too_many_failures_stop_everything_and_go_back() {
     let mut fleet = fleet(json!([{"name": "all", "concurrency": 2}]));
     fleet.spec.on_failure = crate::api::FleetOnFailure::Rollback;
     let mut all = [instance("a", "x"), instance("b", "x"), instance("c", "x")];
-    for instance in &mut all {
-        instance.status.as_mut().unwrap().history = serde_json::from_value(json!([{
-            "version": "2.8.8", "digest": OLD, "config": "c", "outcome": "Succeeded", "started": "2026-01-01T00:00:00Z"
-        }]))
-        .unwrap();
-    }
     assert_eq!(step(&mut fleet, &mut all, at(0)), ["a", "b"]);
     done(&mut all[0]);
     assert_eq!(step(&mut fleet, &mut all, at(599)), ["c"]);
     // What b says is of the new one, though nothing of it is done.
     all[1].status.as_mut().unwrap().observed_digest = Some(NEW.into());
-    // b had ten minutes. What is on its way finishes before it goes back.
-    assert_eq!(step(&mut fleet, &mut all, at(600)), ["a"]);
+    // b had ten minutes, and one more in case that it cannot be reached. What is on its way finishes before it goes back.
+    assert_eq!(step(&mut fleet, &mut all, at(659)), [""; 0]);
+    assert_eq!(step(&mut fleet, &mut all, at(660)), ["a"]);
     assert_eq!(phase(&fleet), Phase::RollingBack);
     done(&mut all[2]);
     back(&mut all[0]);
-    assert_eq!(step(&mut fleet, &mut all, at(610)), ["b", "c"]);
+    assert_eq!(step(&mut fleet, &mut all, at(670)), ["b", "c"]);
     back(&mut all[1]);
     back(&mut all[2]);
-    assert_eq!(step(&mut fleet, &mut all, at(620)), [""; 0]);
+    assert_eq!(step(&mut fleet, &mut all, at(680)), [""; 0]);
     assert_eq!(phase(&fleet), Phase::RolledBack);
     // A word goes on: the same target once more.
     fleet.metadata.annotations = Some([(crate::api::RETRY.to_owned(), "1".to_owned())].into());
-    assert_eq!(step(&mut fleet, &mut all, at(630)), ["a", "b"]);
+    assert_eq!(step(&mut fleet, &mut all, at(690)), ["a", "b"]);
     assert_eq!(phase(&fleet), Phase::Updating);
 }
 
@@ -165,7 +164,7 @@ fn what_is_held_stays_so_until_the_new_target_is_known() {
     let mut fleet = fleet(json!([{"name": "all", "concurrency": 1}]));
     let mut all = [instance("a", "x"), instance("b", "x")];
     assert_eq!(step(&mut fleet, &mut all, at(0)), ["a"]);
-    assert_eq!(step(&mut fleet, &mut all, at(600)), [""; 0]);
+    assert_eq!(step(&mut fleet, &mut all, at(660)), [""; 0]);
     assert_eq!(phase(&fleet), Phase::Stopped);
     fleet.spec.distribution.version = "2.9.5".into();
     let instances: Vec<&FluxInstance> = all.iter().collect();
@@ -175,13 +174,13 @@ fn what_is_held_stays_so_until_the_new_target_is_known() {
         instances: &instances,
         others: &[],
         since: Timestamp::UNIX_EPOCH,
-        now: at(601),
+        now: at(661),
     };
     let planned = plan(&unknown).unwrap();
     assert_eq!(planned.admissions, []);
     assert_eq!(planned.status.phase, Some(Phase::Stopped));
     // The same bundle after all: that is another try.
-    assert_eq!(step(&mut fleet, &mut all, at(602)), ["a"]);
+    assert_eq!(step(&mut fleet, &mut all, at(662)), ["a"]);
 }
 
 #[test]

@@ -193,7 +193,7 @@ mod tests {
         for (second, expected) in [(8, Goal::Stay), (9, Goal::Stay), (10, Goal::Target)] {
             let at = Time(Timestamp::from_second(second).unwrap());
             let (version, digest, by) = ("2.0.0".to_owned(), "b".to_owned(), "prod".to_owned());
-            let admitted = Some(crate::api::Admitted { version, digest, by, at, rollback: false });
+            let admitted = Some(crate::api::Admitted { version, digest, by, at, rollback: false, from: None });
             let mut status = FluxInstanceStatus { admitted, ..held.clone() };
             assert_eq!(goal(&mut status, "b", Some(3)), expected, "{second}");
         }

@@ -94,7 +94,7 @@ fn advice(state: &State, cluster: &str, fleet: &str) -> Option<String> {
         State::Wavering { .. } | State::Failed(Failure::Regressed(_) | Failure::Unhealthy(_)) => {
             format!("look at its controllers: `kubectl describe fluxinstance {cluster}`")
         }
-        State::Failed(Failure::Refused(_)) => {
+        State::Failed(Failure::Refused(_) | Failure::Unlooked(_)) => {
             format!("`headwater check {cluster}` lists findings and remedies; {leave}")
         }
         State::Failed(Failure::Held(_) | Failure::Stalled(_) | Failure::Late(_)) => {

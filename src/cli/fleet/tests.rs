@@ -75,6 +75,9 @@ pub(super) fn instance(name: &str, ring: &str, status: &Value) -> FluxInstance {
         "status": {
             "observedDigest": "sha256:old", "applied": old, "lastGood": old, "conditions": [reachable],
             "preflight": {"digest": "sha256:new", "generation": 1, "config": "c"},
+            "history": [{
+                "version": "2.8.8", "digest": "sha256:old", "config": "c", "outcome": "Succeeded", "started": since, "finished": since,
+            }],
         },
     });
     for (key, value) in status.as_object().into_iter().flatten() {

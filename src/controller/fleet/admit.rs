@@ -69,6 +69,7 @@ fn body(planned: &Move<'_>) -> serde_json::Value {
         "status": {"admitted": {
             // Merged into what is there: what is not said would stay.
             "rollback": planned.admitted.rollback.then_some(true),
+            "from": planned.admitted.from,
             "version": planned.admitted.version,
             "digest": planned.admitted.digest,
             "by": planned.admitted.by,

@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
+use kube::core::{Selector, SelectorExt};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Resource, ResourceExt};
@@ -31,7 +32,7 @@ use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve, version_of};
 use crate::api::condition::{self, Verdict};
 use crate::api::{Admission, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, StageState};
 use crate::cluster::{ClusterError, with_deadline};
-use crate::fleet::{FleetPlan, Input, Other, asked, plan, selecting};
+use crate::fleet::{FleetPlan, Input, Other, Question, plan};
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_LAST: Duration = Duration::from_secs(60);
@@ -313,7 +314,18 @@ pub(super) async fn wake_members(ctx: Arc<Ctx>, instances: Store<Guarded>, mut c
         let fleets = ctx.fleets.state();
         let now: HashMap<String, Head> = readable(&fleets).map(|fleet| (fleet.name_any(), Head::of(fleet))).collect();
         let is_other = |fleet: &&FluxFleet| before.get(&fleet.name_any()) != now.get(&fleet.name_any());
-        let others: Vec<&FluxFleet> = readable(&fleets).filter(is_other).collect();
+        let generation = |heads: &HashMap<String, Head>, name: &str| heads.get(name).and_then(|head| head.generation);
+        let others: Vec<Changed> = readable(&fleets)
+            .filter(is_other)
+            .filter_map(|fleet| {
+                let name = fleet.name_any();
+                Some(Changed {
+                    selector: fleet.spec.selector.clone().try_into().ok()?,
+                    has_new_spec: generation(&before, &name) != generation(&now, &name),
+                    question: Question::of(fleet),
+                })
+            })
+            .collect();
         let has_gone = before.keys().any(|name| !now.contains_key(name));
         if has_gone {
             ctx.metrics.forget_fleets();
@@ -323,14 +335,7 @@ pub(super) async fn wake_members(ctx: Arc<Ctx>, instances: Store<Guarded>, mut c
             if instance.spec.admission == Admission::Own {
                 continue;
             }
-            let concerns = |fleet: &FluxFleet| {
-                let name = fleet.name_any();
-                let is_new =
-                    before.get(&name).map(|head| head.generation) != now.get(&name).map(|head| head.generation);
-                is_new || asked(instance, fleet).is_some()
-            };
-            let selecting = selecting(instance, others.iter().copied());
-            if has_gone || selecting.into_iter().any(concerns) {
+            if has_gone || others.iter().any(|fleet| fleet.concerns(instance)) {
                 let reference = ObjectRef::new(&instance.name_any()).within(&ctx.namespace);
                 if ctx.trigger.send(reference).await.is_err() {
                     return;
@@ -338,6 +343,21 @@ pub(super) async fn wake_members(ctx: Arc<Ctx>, instances: Store<Guarded>, mut c
             }
         }
         before = now;
+    }
+}
+
+/// A fleet that is not what it was.
+struct Changed {
+    selector: Selector,
+    /// It has another spec, or is new: it concerns all that it selects.
+    has_new_spec: bool,
+    question: Option<Question>,
+}
+
+impl Changed {
+    fn concerns(&self, instance: &FluxInstance) -> bool {
+        let is_asked = || self.question.as_ref().is_some_and(|question| question.is_for(instance).is_some());
+        self.selector.matches(instance.labels()) && (self.has_new_spec || is_asked())
     }
 }
 

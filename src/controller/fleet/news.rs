@@ -44,9 +44,12 @@ fn stage_news(before: Option<&StageStatus>, stage: &StageStatus, what: &str) -> 
     }
     let message = stage.message.clone().unwrap_or_default();
     let (warning, reason, note) = match stage.state {
-        StageState::Pending | StageState::Preflight | StageState::Empty => return None,
+        StageState::Pending | StageState::Preflight | StageState::Empty | StageState::Stopped => return None,
         // A window or an approval in the middle of it is no new start.
-        StageState::Updating if before.is_some_and(|b| matches!(b.state, StageState::Soaking | StageState::Done)) => {
+        StageState::Updating
+            if before
+                .is_some_and(|b| matches!(b.state, StageState::Soaking | StageState::Done | StageState::Stopped)) =>
+        {
             return None;
         }
         StageState::Updating => (false, "StageStarted", format!("{} clusters to {what}", stage.counts.total)),

@@ -32,6 +32,10 @@ pub struct Cluster {
     pub instance: FluxInstance,
     /// It cannot be reached.
     pub is_away: bool,
+    /// What a fleet asks about cannot be looked at there.
+    pub is_blind: bool,
+    /// No operator looks after it.
+    pub is_alone: bool,
 }
 
 /// Status of an instance; every instance here has one.
@@ -64,7 +68,7 @@ impl Cluster {
             status.last_good = Some(good);
         }
         instance.status = Some(status);
-        Self { instance, is_away: false }
+        Self { instance, is_away: false, is_blind: false, is_alone: false }
     }
 
     fn say(&mut self, type_: &str, verdict: Verdict, now: Timestamp) {
@@ -94,6 +98,9 @@ impl Cluster {
 
     /// A pass: looks whether the cluster is there, looks at what the fleet asks about, and begins what is to be done.
     pub fn pass(&mut self, asked: Option<&Pinned>, refusal: Option<&str>, now: Timestamp) {
+        if self.is_alone {
+            return;
+        }
         let generation = self.instance.metadata.generation;
         status(&mut self.instance).observed_generation = generation;
         if self.instance.spec.suspend {
@@ -112,7 +119,7 @@ impl Cluster {
             return;
         }
         self.say(REACHABLE, Verdict::yes("Connected", "the API server answers"), now);
-        if let Some(asked) = asked.filter(|_| !self.is_changing()) {
+        if let Some(asked) = asked.filter(|_| !self.is_changing() && !self.is_blind) {
             self.preflight(asked, refusal);
         }
         if let Some(wanted) = wanted {
@@ -254,6 +261,22 @@ impl Cluster {
         self.say(CONTROLLERS_READY, healthy, now);
         self.say(RECONCILING, Verdict::no("UpgradeFailed", "waiting for a change"), now);
         self.say(STALLED, Verdict::yes("UpgradeFailed", "failed"), now);
+    }
+
+    /// Its status is lost, and the next pass finds in place what runs.
+    pub fn forget(&mut self, now: Timestamp) {
+        let runs = self.instance.status.take().and_then(|status| status.applied);
+        let found = runs.map(|runs| Revision { at: Time(now), ..runs });
+        let observed_digest = found.as_ref().map(|found| found.digest.clone());
+        let (attempted, applied, last_good) = (found.clone(), found.clone(), found);
+        self.instance.status = Some(FluxInstanceStatus {
+            observed_digest,
+            attempted,
+            applied,
+            last_good,
+            ..FluxInstanceStatus::default()
+        });
+        self.pass(None, None, now);
     }
 
     /// Controllers that were well are not any more, or are again.
