@@ -68,10 +68,16 @@ fn is_said(word: Option<&Bound>, target: &Target) -> bool {
     word.is_some_and(|word| word.digest == target.digest)
 }
 
+/// The word for a target: its digest; or its version, where the digest was said before the status of the fleet was lost, and is heard
+/// no more.
+fn word_for<'t>(target: &'t Target, said: Option<&str>) -> &'t str {
+    if said == Some(target.digest.as_str()) { &target.version } else { &target.digest }
+}
+
 pub(super) async fn approve(args: TargetArgs) -> anyhow::Result<()> {
     let found = args.fleet.find().await?;
     let approved = approvable(&found.object, args.target.as_deref())?;
-    found.set("approved", &json!(approved.target.digest)).await?;
+    found.set("approved", &json!(word_for(approved.target, found.object.spec.approved.as_deref()))).await?;
     let (version, digest) = (&approved.target.version, &approved.target.digest);
     ui::out(format!(
         "approved: {version} ({digest}) goes to stage {} now: {} of its {} clusters are ready",
@@ -149,7 +155,7 @@ pub(super) async fn emergency(args: TargetArgs) -> anyhow::Result<()> {
     if is_said(status.emergency.as_ref(), target) {
         bail!("{} is an emergency already ({})", target.version, target.digest);
     }
-    found.set("emergency", &json!(target.digest)).await?;
+    found.set("emergency", &json!(word_for(target, found.object.spec.emergency.as_deref()))).await?;
     ui::out(format!(
         "emergency: {} ({}) waits for no soak and no window; health, budgets and approvals are as ever",
         target.version, target.digest
@@ -314,6 +320,17 @@ mod tests {
         let approved = Bound { word: "2.9.4".into(), digest: "sha256:new".into() };
         fleet.status.as_mut().unwrap().approved = Some(approved);
         assert_eq!(refusal(&fleet, None), "2.9.4 is approved already (sha256:new)");
+    }
+
+    #[test]
+    fn a_word_that_is_heard_no_more_is_said_in_other_words() {
+        let target: Target = serde_json::from_value(
+            json!({"version": "2.9.4", "digest": "sha256:new", "since": "2026-07-01T10:00:00Z"}),
+        )
+        .unwrap();
+        for (said, word) in [(None, "sha256:new"), (Some("2.9.4"), "sha256:new"), (Some("sha256:new"), "2.9.4")] {
+            assert_eq!(word_for(&target, said), word, "{said:?}");
+        }
     }
 
     #[test]
