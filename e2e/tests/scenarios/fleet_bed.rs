@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use headwater_e2e::{Faults, Kind, Proxy, Write};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::harness::{NEW, OPERATOR, Site, TOKENS, Tenant, eventually, shared_hub, spec};
@@ -18,6 +19,16 @@ use crate::lane::rolled_out;
 pub(crate) const PATIENCE: u64 = 90;
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/flux-system/deployments";
+
+/// An admission of a member, as [`Fleet::admissions`] tells it.
+pub(crate) fn of(member: usize, version: &str) -> String {
+    format!("m{member} {version}")
+}
+
+/// An instant of a status.
+pub(crate) fn instant(value: &Value) -> Timestamp {
+    value.as_str().unwrap_or_default().parse().unwrap_or_else(|e| panic!("{value}: {e}"))
+}
 
 /// A member cluster, and who runs its Deployments.
 pub(crate) struct Member {

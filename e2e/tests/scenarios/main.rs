@@ -11,6 +11,7 @@
     reason = "a test ends with a panic and says why; a scenario is told from beginning to end"
 )]
 
+mod admissions;
 mod bad_bundles;
 mod bad_input;
 mod claims;
@@ -18,6 +19,7 @@ mod cli;
 mod config;
 mod connections;
 mod content;
+mod controllers;
 mod crash;
 mod discover;
 mod docs;
