@@ -552,6 +552,16 @@ pub struct StageStatus {
 }
 
 impl StageStatus {
+    /// Whether it is through with a bundle, so that who joins it gets that.
+    pub fn is_through(&self, digest: &str) -> bool {
+        self.current.as_ref().is_some_and(|current| current.digest == digest)
+    }
+
+    /// Whether it holds up nobody behind it: it is done, or there is nobody in it.
+    pub fn lets_by(&self) -> bool {
+        matches!(self.state, StageState::Done | StageState::Empty)
+    }
+
     /// Nothing is waited for any more; what is waited for next begins anew.
     pub fn forget_instants(&mut self) {
         self.preflight_since = None;

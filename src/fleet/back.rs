@@ -84,7 +84,7 @@ fn forget(draft: &mut Draft<'_, '_>, held: &FleetHeld) {
         .find(|entry| entry.outcome == FleetOutcome::Succeeded && entry.digest != held.digest);
     let good = good.map(|entry| Pinned::of(&entry.version, &entry.digest));
     for stage in &mut draft.status.stages {
-        if stage.current.as_ref().is_some_and(|current| current.digest == held.digest) {
+        if stage.is_through(&held.digest) {
             stage.current.clone_from(&good);
         }
         stage.forget_instants();

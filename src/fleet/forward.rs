@@ -90,7 +90,7 @@ pub(super) fn walk<'a>(draft: &mut Draft<'a, '_>, members: &mut [Member<'a>], ta
 }
 
 fn is_done(draft: &Draft<'_, '_>, stage: usize, target: &Target) -> bool {
-    draft.status.stages[stage].current.as_ref().is_some_and(|current| current.digest == target.digest)
+    draft.status.stages[stage].is_through(&target.digest)
 }
 
 /// More failures than a stage may have stop the whole fleet. A stage that has not moved anything yet only does not begin.

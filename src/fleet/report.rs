@@ -9,7 +9,6 @@ use super::{Draft, of_stage};
 use crate::api::condition::{self, Verdict};
 use crate::api::{
     Counts, Enforcement, FleetHeld, FluxFleetStatus, NotReady, Phase, PreflightFinding, StageFinding, StageState,
-    StageStatus,
 };
 
 /// Entries of `status.notReady`: a status of ten thousand clusters has to stay small enough to be stored.
@@ -113,10 +112,9 @@ fn phase(status: &FluxFleetStatus, name: &str, is_suspended: bool) -> (Phase, St
     if is_suspended {
         return (Phase::Suspended, format!("{standing}; spec.suspend holds the rest"));
     }
-    let active = status.stages.iter().find(|stage| !matches!(stage.state, StageState::Done | StageState::Empty));
+    let active = status.stages.iter().find(|stage| !stage.lets_by());
     let Some(stage) = active else {
-        let is_through = |stage: &StageStatus| stage.current.as_ref().is_some_and(|c| c.digest == target.digest);
-        if !status.stages.iter().any(is_through) {
+        if !status.stages.iter().any(|stage| stage.is_through(&target.digest)) {
             return (Phase::Pending, "no stage has an instance yet".to_owned());
         }
         let rest = [

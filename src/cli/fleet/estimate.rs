@@ -66,7 +66,7 @@ impl Walk<'_> {
             return End::Unknown("the stage is new");
         };
         // What is through does not hold up those after it, whatever joins it later.
-        if matches!(stage.state, StageState::Done | StageState::Empty) {
+        if stage.lets_by() {
             return End::Past;
         }
         self.at = self.at.and_then(|at| self.through(at, stage, rules));

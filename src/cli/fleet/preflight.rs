@@ -14,9 +14,7 @@ use serde_json::{Value, json};
 use super::Named;
 use super::plan::stage_of;
 use super::world::{World, lag, target};
-use crate::api::{
-    Admission, Enforcement, FluxFleet, FluxInstance, PreflightFinding, RETRY, ROLLBACK, StageState, Target,
-};
+use crate::api::{Admission, Enforcement, FluxFleet, FluxInstance, PreflightFinding, RETRY, ROLLBACK, Target};
 use crate::cli::{Output, ui};
 use crate::controller::{Checked, Checker};
 use crate::fleet::State;
@@ -83,10 +81,7 @@ fn stage<'f>(fleet: &'f FluxFleet, name: Option<&'f str>) -> anyhow::Result<&'f 
         return Ok(name);
     }
     let status = fleet.status.iter().flat_map(|status| &status.stages);
-    let done: Vec<&str> = status
-        .filter(|stage| matches!(stage.state, StageState::Done | StageState::Empty))
-        .map(|stage| stage.name.as_str())
-        .collect();
+    let done: Vec<&str> = status.filter(|stage| stage.lets_by()).map(|stage| stage.name.as_str()).collect();
     let next = all.iter().find(|name| !done.contains(name)).copied();
     next.ok_or_else(|| anyhow!("all stages of {} are done; --stage names one of: {}", fleet.name_any(), all.join(", ")))
 }

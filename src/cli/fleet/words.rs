@@ -107,8 +107,7 @@ fn approvable<'f>(fleet: &'f FluxFleet, word: Option<&str>) -> anyhow::Result<Ap
     let needs_word = |stage: &&StageStatus| {
         fleet.spec.stages.iter().any(|known| known.name == stage.name && known.approval == Approval::Required)
     };
-    let is_left = |stage: &&StageStatus| !matches!(stage.state, StageState::Done | StageState::Empty);
-    let mut left = stages.filter(is_left);
+    let mut left = stages.filter(|stage| !stage.lets_by());
     if let Some(lag) = lag(fleet) {
         bail!("nothing is approved: {lag}; say it again when it has");
     }

@@ -117,7 +117,7 @@ impl Scribe {
             if known.began.is_none() && now.counts.updating > 0 {
                 known.began = Some(at);
             }
-            let is_over = matches!(now.state, StageState::Done | StageState::Empty);
+            let is_over = now.lets_by();
             if is_over && known.ended.is_none() {
                 known.ended = Some(at);
                 known.took = known.began.map(|began| span(at.duration_since(began)));
