@@ -336,6 +336,12 @@ struct Upstream {
     authority: hyper::http::uri::Authority,
 }
 
+/// Whether a write of a status says only that a look is over for which somebody has asked: it is about the question.
+fn is_answer(body: &[u8]) -> bool {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    body["status"].as_object().is_some_and(|status| status.keys().eq(["lastHandledReconcileAt"]))
+}
+
 /// Whether a request changes what the program under test is about: not leases, events, dry runs, or questions put as objects.
 fn is_write(method: &Method, uri: &Uri) -> bool {
     let aside = ["/leases", "/events", "accessreviews", "rulesreviews", "/tokenreviews", "/token"];
@@ -387,7 +393,7 @@ impl Upstream {
         if faults.refuses(&request) {
             return Ok(refusal(500, None));
         }
-        if !is_write(request.method(), request.uri()) {
+        if !is_write(request.method(), request.uri()) || is_answer(&body) {
             return Ok(self.send(request).await?.map(Either::Right));
         }
         // On a task of its own: a client that goes away must not interrupt what is done about its write.

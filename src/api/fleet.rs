@@ -352,6 +352,9 @@ pub struct FluxFleetStatus {
     /// Words of users (annotations) that have been heeded.
     #[serde(default, skip_serializing_if = "HandledWords::is_empty")]
     pub handled: HandledWords,
+    /// The last `reconcile.fluxcd.io/requestedAt` (annotation) after which everything was looked at, the registry included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
     /// When instances were deleted since their Secrets had gone, within the last hour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deletions: Vec<Time>,

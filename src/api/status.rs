@@ -55,6 +55,9 @@ pub struct FluxInstanceStatus {
     /// Words of users (annotations) that have been heeded.
     #[serde(default, skip_serializing_if = "HandledWords::is_empty")]
     pub handled: HandledWords,
+    /// The last `reconcile.fluxcd.io/requestedAt` (annotation) after which everything was looked at, the registry included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
 }
 
 /// A bundle that a fleet has admitted.

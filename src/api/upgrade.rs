@@ -9,6 +9,8 @@ pub const CONFIRM: &str = "headwater.dev/confirm";
 pub const RETRY: &str = "headwater.dev/retry";
 /// Annotation: `TOKEN` or `TOKEN=DIGEST`. A new value is the word to go back to the last good revision, or to that of the digest.
 pub const ROLLBACK: &str = "headwater.dev/rollback";
+/// Annotation of Flux: a new value asks to look now. `status.lastHandledReconcileAt` answers with it when that has been done.
+pub const REQUESTED_AT: &str = "reconcile.fluxcd.io/requestedAt";
 /// Annotation: the UID of an unreachable cluster whose installation is left behind when its instance is deleted.
 pub const ABANDON: &str = "headwater.dev/abandon";
 

@@ -5,12 +5,10 @@
 use serde_json::{Value, json};
 
 use super::StepError;
+use crate::api::REQUESTED_AT;
 use crate::cluster::Cluster;
 use crate::plan::{Inventory, Stage, stage_of};
 use crate::render::ObjectKey;
-
-/// Annotation that asks Flux to reconcile an object; it answers with the same value in `status.lastHandledReconcileAt`.
-const REQUESTED_AT: &str = "reconcile.fluxcd.io/requestedAt";
 
 /// Asks what has not been asked yet; the first object that has not answered. `token` is the same for all looks of one upgrade.
 pub(super) async fn probe(

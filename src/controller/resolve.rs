@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
+use kube::{Api, ResourceExt};
 
 use super::secrets::{missing, read_secret};
 use super::{Ctx, StepError};
-use crate::api::{Distribution, FluxInstance, TrustedRootKind, TrustedRootRef, Verify};
+use crate::api::{Distribution, FluxInstance, REQUESTED_AT, TrustedRootKind, TrustedRootRef, Verify};
 use crate::bundle::{ArtifactError, Origin, Request, Resolved, Verification};
 use crate::cluster::with_deadline;
 use crate::registry::{Access, Address, Credentials, Proxy, RegistryError};
@@ -21,7 +21,21 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Finds the bundle of an instance.
 pub(super) async fn resolve(ctx: &Ctx, instance: &FluxInstance) -> Result<Resolved, StepError> {
     let timeout = instance.spec.timeout.get().map_err(|e| StepError::Spec(format!("spec.timeout: {e}")))?;
-    bundle(ctx, &instance.spec.distribution, interval(instance)?, timeout).await
+    let handled = instance.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref());
+    let max_age = max_age(interval(instance)?, instance.annotations(), handled);
+    bundle(ctx, &instance.spec.distribution, max_age, timeout).await
+}
+
+/// How old what is known of tags may be: as the interval says, and nothing when somebody asks to look now.
+pub(super) fn max_age(
+    interval: Duration,
+    annotations: &BTreeMap<String, String>,
+    handled: Option<&String>,
+) -> Duration {
+    match annotations.get(REQUESTED_AT) {
+        Some(requested) if Some(requested) != handled => Duration::ZERO,
+        _ => interval,
+    }
 }
 
 /// Finds a bundle; what is known of tags may be as old as `max_age`, and a question to the registry take `timeout`.

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::{Condvar, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use headwater::api::REQUESTED_AT;
 use headwater_e2e::process::{Launch, Process};
 use headwater_e2e::{AuditEvent, AuditMark, Cluster, Kind, Options, Registry, RegistryOptions, Token};
 use nix::sys::signal::Signal;
@@ -550,15 +551,14 @@ impl<'a> Tenant<'a> {
         lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
-    /// Makes the operator look again, by an annotation, and waits until it has.
+    /// Makes the operator look again, and waits until it has: a whole pass that began after everything that was said before.
     pub(crate) fn poke(&self, instance: &str) {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let before = self.passes(instance);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.patch(instance, &json!({"metadata": {"annotations": {"test/poke": count.to_string()}}}));
-        eventually("a pass after an annotation", SOON, || {
-            let now = self.passes(instance);
-            holds(now > before, now)
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
+        self.patch(instance, &json!({"metadata": {"annotations": {REQUESTED_AT: count}}}));
+        eventually("the pass that was asked for", SOON, || {
+            let handled = self.status(instance)["lastHandledReconcileAt"].clone();
+            holds(handled == count.as_str(), handled)
         });
     }
 
@@ -612,6 +612,13 @@ impl<'a> Tenant<'a> {
     /// Its status.
     pub(crate) fn status(&self, name: &str) -> Value {
         self.hub.must_get(&self.path(name))["status"].clone()
+    }
+
+    /// The status without the answer to who asked for a look.
+    pub(crate) fn said(&self, name: &str) -> Value {
+        let mut status = self.status(name);
+        status.as_object_mut().unwrap().remove("lastHandledReconcileAt");
+        status
     }
 
     /// A condition, with what it says of the newest generation only.

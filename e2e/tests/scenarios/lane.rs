@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use headwater::api::REQUESTED_AT;
 use headwater_e2e::{Faults, Proxy, Write};
 use serde_json::{Map, Value, json};
 
@@ -311,7 +312,7 @@ fn masked(mut object: Value) -> Value {
             metadata.remove("managedFields");
         }
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove("test/poke");
+            annotations.remove(REQUESTED_AT);
             // The digest of deletions, in which UIDs are.
             annotations.remove("headwater.dev/confirm");
         }
@@ -323,7 +324,16 @@ fn masked(mut object: Value) -> Value {
         }
     }
     blank(&mut object["spec"], &["clusterIP", "clusterIPs"]);
-    let times = ["lastTransitionTime", "at", "since", "started", "finished", "observedGeneration", "uid"];
+    let times = [
+        "lastTransitionTime",
+        "at",
+        "since",
+        "started",
+        "finished",
+        "observedGeneration",
+        "uid",
+        "lastHandledReconcileAt",
+    ];
     blank(&mut object["status"], &times);
     if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
         // A map by type, kept as a list in the order in which they were first said.

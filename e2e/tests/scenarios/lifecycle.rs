@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use headwater::api::REQUESTED_AT;
 use headwater_e2e::Kind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{
     NEW, OBJECTS, OLD, SOON, Site, Tenant, crd, eventually, headwater, holds, in_flux, shared_hub, spec, text_of, world,
@@ -67,22 +68,23 @@ fn hub_installs_itself_and_then_writes_nothing() {
     assert_eq!(objects.len(), OBJECTS, "each object once: {writes:#?}");
     assert_eq!(writes.len(), OBJECTS + 2, "nothing else: {writes:#?}");
 
-    // Another pass, then another operator: reads only, on instance and cluster alike.
+    // Another pass, then another operator: reads only, on instance and cluster alike, but for the answer to who asked.
+    let answer = "patch fluxinstances/status headwater-system/flux";
     let mark = hub.audit_mark();
     tenant.poke("flux");
     tenant.poke("flux");
     let asked = hub.asked(mark);
     let writes: Vec<String> = asked.iter().filter(|e| e.writes()).map(text_of).collect();
-    assert!(writes.is_empty(), "{writes:#?}");
-    assert!(asked.len() <= 4, "a pass over what watches show asks for next to nothing: {asked:#?}");
+    assert_eq!(writes, [answer; 2]);
+    assert!(asked.len() <= 6, "a pass over what watches show asks for next to nothing: {asked:#?}");
     let mark = hub.audit_mark();
     assert!(tenant.stop().contains("exit status: 0"));
     tenant.start();
     eventually("a pass of the new operator", SOON, || holds(tenant.passes("flux") > 0, ()));
     tenant.poke("flux");
     let writes: Vec<String> = hub.asked(mark).iter().filter(|e| e.writes()).map(text_of).collect();
-    assert!(writes.is_empty(), "{writes:#?}");
-    assert_eq!(tenant.status("flux"), status, "the status says the same, to the second");
+    assert_eq!(writes, [answer]);
+    assert_eq!(tenant.said("flux"), status, "the status says the same, to the second");
 }
 
 /// A remote cluster is managed like the hub: installed completely, and a second pass or operator writes nothing there.
@@ -109,7 +111,7 @@ fn remote_cluster_second_pass_writes_nothing() {
     assert_eq!(target.written_texts(there), Vec::<String>::new());
     let writes: Vec<String> =
         tenant.hub.asked(here).iter().filter(|e| e.writes() && e.namespace == "noop").map(text_of).collect();
-    assert!(writes.is_empty(), "{writes:#?}");
+    assert_eq!(writes, ["patch fluxinstances/status noop/a"; 2], "the answers to who asked");
 }
 
 fn plural(kind: &str) -> String {
@@ -208,6 +210,39 @@ fn range_follows_the_repository() {
     assert_eq!(status["history"][0]["outcome"], "Succeeded");
 }
 
+/// Who asks for a look, as one asks Flux, has it at once and is answered: an instance and a fleet both ask the repository anew.
+#[test]
+fn who_asks_for_a_look_has_it_at_once() {
+    let target = Site::start(Kind::Plain);
+    let tenant = Tenant::new(shared_hub(), "asked");
+    world().push(OLD, "asked/flux");
+    let mut wanted = tenant.remote("a", &target, "2.x");
+    wanted["distribution"]["artifact"] = json!(world().repository("asked/flux"));
+    wanted["interval"] = json!("24h");
+    tenant.create("a", &wanted);
+    // Another way to say the same, so that what is known for one is not known for the other.
+    let mut distribution = wanted["distribution"].clone();
+    distribution["version"] = json!("^2.0");
+    let spec = json!({"distribution": distribution, "interval": "24h", "selector": {}, "stages": [{"name": "all", "selector": {}}]});
+    let fleets = "/apis/headwater.dev/v1alpha1/namespaces/asked/fluxfleets";
+    shared_hub().create(
+        fleets,
+        &json!({"apiVersion": "headwater.dev/v1alpha1", "kind": "FluxFleet", "metadata": {"name": "all"}, "spec": spec}),
+    );
+    let status = || shared_hub().must_get(&format!("{fleets}/all"))["status"].clone();
+    eventually("the fleet has a target", SOON, || holds(status()["target"]["version"] == OLD, status()));
+    tenant.ready("a");
+
+    world().push(NEW, "asked/flux");
+    let annotation = json!({"metadata": {"annotations": {REQUESTED_AT: "now"}}});
+    shared_hub().merge(&format!("{fleets}/all"), &annotation);
+    eventually("the fleet answers", SOON, || holds(status()["lastHandledReconcileAt"] == "now", status()));
+    assert_eq!(status()["target"]["version"], NEW);
+    assert_eq!(tenant.status("a")["applied"]["version"], OLD, "nobody has asked for this one");
+    tenant.poke("a");
+    assert_eq!(tenant.status("a")["attempted"]["version"], NEW);
+}
+
 const ALERTS: &str = "/apis/notification.toolkit.fluxcd.io/v1beta3/namespaces/default/alerts";
 
 /// A component that is removed takes its objects along, but not a CRD of which objects live, until they are gone; objects
@@ -279,7 +314,7 @@ fn removed_component_is_pruned_but_its_living_crd_kept() {
     assert_eq!(target.written_texts(there), Vec::<String>::new());
     let said: Vec<String> =
         tenant.hub.asked(here).iter().filter(|e| e.writes() && e.namespace == "prune").map(text_of).collect();
-    assert_eq!(said, Vec::<String>::new());
+    assert_eq!(said, ["patch fluxinstances/status prune/a"], "the answer to who asked");
 
     target.delete(&format!("{ALERTS}/mine"));
     tenant.poke("a");
@@ -339,9 +374,13 @@ fn suspended_instance_is_left_alone() {
     target.delete(&in_flux("deployments", "source-controller"));
     tenant.patch("a", &json!({"spec": {"distribution": {"version": NEW}}}));
     tenant.wait("a", "Reconciling", SOON, |c| c.reason == "Suspended");
+    let passes = tenant.passes("a");
+    let asked = json!({"metadata": {"annotations": {REQUESTED_AT: "now"}}});
+    tenant.patch("a", &asked);
+    eventually("one more pass", SOON, || holds(tenant.passes("a") > passes, passes));
     std::thread::sleep(std::time::Duration::from_secs(3));
-    tenant.poke("a");
     assert_eq!(target.written_texts(mark), Vec::<String>::new());
+    assert_eq!(tenant.status("a")["lastHandledReconcileAt"], Value::Null, "it was not looked at");
     tenant.patch("a", &json!({"spec": {"suspend": false}}));
     tenant.wait("a", "Ready", SOON, |c| c.status == "True" && c.message.contains(NEW));
     assert_eq!(target.inventory_uids().len(), OBJECTS);

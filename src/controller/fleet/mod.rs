@@ -30,7 +30,7 @@ pub(super) use self::unplanned::watch_unplanned;
 use super::events::{Word, about, unreadable};
 use super::{Ctx, Guarded, GuardedFleet, StepError, report, resolve, version_of};
 use crate::api::condition::{self, Verdict};
-use crate::api::{Admission, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, StageState};
+use crate::api::{Admission, FluxFleet, FluxFleetStatus, FluxInstance, Pinned, REQUESTED_AT, StageState};
 use crate::cluster::{ClusterError, with_deadline};
 use crate::fleet::{FleetPlan, Input, Other, Question, plan};
 
@@ -149,6 +149,9 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
         Err(text) => (invalid(&fleet, &text, now), None),
     };
     say_resolved(&mut status, &fleet, resolved.as_ref().err(), now);
+    if let Some(requested) = fleet.annotations().get(REQUESTED_AT) {
+        status.last_handled_reconcile_at = Some(requested.clone());
+    }
 
     let told = memory.told.take();
     let before = told.as_ref().or(fleet.status.as_ref());
@@ -201,7 +204,9 @@ async fn pass(fleets: &FleetCtx, fleet: FluxFleet, memory: &mut Memory) -> Actio
 /// What the version of a fleet means now.
 async fn target(ctx: &Ctx, fleet: &FluxFleet) -> Result<Pinned, StepError> {
     let interval = fleet.spec.interval.get().map_err(|e| StepError::Spec(format!("spec.interval: {e}")))?;
-    let resolved = resolve::bundle(ctx, &fleet.spec.distribution, interval, resolve::PATIENCE).await?;
+    let handled = fleet.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref());
+    let max_age = resolve::max_age(interval, fleet.annotations(), handled);
+    let resolved = resolve::bundle(ctx, &fleet.spec.distribution, max_age, resolve::PATIENCE).await?;
     Ok(Pinned { version: resolved.reference.version, digest: resolved.reference.digest })
 }
 

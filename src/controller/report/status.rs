@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 
 use super::super::assess::{Assessment, sentence};
 use super::super::events::Word;
@@ -11,8 +12,8 @@ use super::super::{Run, StepError};
 use super::drift;
 use crate::api::condition::{self, Verdict, find};
 use crate::api::{
-    ClusterStatus, FluxInstance, FluxInstanceStatus, Held, HistoryEntry, OnFailure, Outcome, PlanStatus, Revision,
-    StepState,
+    ClusterStatus, FluxInstance, FluxInstanceStatus, Held, HistoryEntry, OnFailure, Outcome, PlanStatus, REQUESTED_AT,
+    Revision, StepState,
 };
 use crate::bundle::{ArtifactError, Provenance};
 use crate::plan::goal::Goal;
@@ -211,6 +212,9 @@ pub(super) fn compose(
     now: &Time,
 ) -> (FluxInstanceStatus, Vec<Word>, Next) {
     let mut draft = draft(old, instance.metadata.generation, run, now);
+    if let Some(requested) = instance.annotations().get(REQUESTED_AT).filter(|_| !instance.spec.suspend) {
+        draft.status.last_handled_reconcile_at = Some(requested.clone());
+    }
     match error {
         Some(error) if error.is_about_reaching() => {
             draft.say(condition::REACHABLE, Verdict::no(error.reason(), error.to_string()));

@@ -217,3 +217,23 @@ fn a_suspended_instance_keeps_its_last_word() {
     assert!(line(&status, "Reconciling").starts_with("False Suspended"));
     assert_eq!(words, []);
 }
+
+/// As Flux does it: the answer is for a pass that has looked, whatever it found, and not for one of a suspended object.
+#[test]
+fn who_asks_for_a_look_is_answered() {
+    let mut asking = instance();
+    asking.annotations_mut().insert(REQUESTED_AT.to_owned(), "now".to_owned());
+    let mut suspended = asking.clone();
+    suspended.spec.suspend = true;
+    let failed = StepError::Spec("no".to_owned());
+    let good = run(Assessment::default());
+    for (what, instance, error, expected) in [
+        ("nobody asks", &instance(), None, None),
+        ("somebody asks", &asking, None, Some("now")),
+        ("the look fails", &asking, Some(&failed), Some("now")),
+        ("nothing is looked at", &suspended, None, None),
+    ] {
+        let (status, ..) = compose(&begun(), instance, &good, error, &at(105));
+        assert_eq!(status.last_handled_reconcile_at.as_deref(), expected, "{what}");
+    }
+}
