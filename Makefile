@@ -134,7 +134,7 @@ bench: release tools ## Measure on real API servers and write BENCHMARKS.md (abo
 	cat "$$temp"
 
 .PHONY: bench-fleet
-bench-fleet: release tools ## Measure with fleets of stand-ins, FLEET=100,1000 clusters (about 25 min)
+bench-fleet: release tools ## Measure with fleets of stand-ins, FLEET=100,1000 clusters (about 15 min)
 	@HEADWATER_BIN=$(abspath $(TARGET))/release/headwater FLEET=$(or $(FLEET),100,1000) $(CARGO) bench -p headwater-e2e --bench fleet
 
 .PHONY: bed
