@@ -236,10 +236,7 @@ fn a_soak_is_neither_reset_by_who_falls_ill_nor_shortened_by_clocks_and_restarts
 
 #[test]
 fn too_many_that_fall_ill_in_a_soak_stop_the_fleet() {
-    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
-    let mut world = World::new(stages, &["a", "b"]);
-    world.settle();
-    world.succeed(&["a-0"]);
+    let mut world = World::soaking();
     let now = at(world.second);
     world.of("a-0").feel(false, now);
     assert_eq!(world.pass(300), NOBODY);
@@ -430,10 +427,7 @@ fn a_stage_of_which_nobody_is_governed_lets_nobody_pass() {
 /// An owner who changes his spec every day must not hold up everybody behind.
 #[test]
 fn a_spec_that_changes_while_a_stage_is_watched_does_not_begin_the_soak_anew() {
-    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
-    let mut world = World::new(stages, &["a", "b"]);
-    world.settle();
-    assert_eq!(world.succeed(&["a-0"]), NOBODY);
+    let mut world = World::soaking();
     world.pass(1800);
     let now = at(world.second);
     world.edit("a-0", |instance| {
@@ -592,10 +586,7 @@ fn a_cluster_that_nobody_looks_after_holds_up_nobody_for_ever() {
 
 #[test]
 fn a_stage_of_a_fleet_that_stands_still_says_so() {
-    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
-    let mut world = World::new(stages, &["a", "b"]);
-    world.settle();
-    world.succeed(&["a-0"]);
+    let mut world = World::soaking();
     let one = |world: &World| {
         let stage = &world.status().stages[0];
         (stage.state, stage.message.clone().unwrap_or_default())

@@ -48,6 +48,15 @@ impl World {
         world
     }
 
+    /// The only cluster of the first of two stages, `a-0`, is done, and the stage begins to soak for an hour; `b-1` waits behind it.
+    pub(super) fn soaking() -> Self {
+        let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
+        let mut world = Self::new(stages, &["a", "b"]);
+        world.settle();
+        assert_eq!(world.succeed(&["a-0"]), NOBODY);
+        world
+    }
+
     pub(super) fn join(&mut self, ring: &str, running: Option<&str>) {
         let name = format!("{ring}-{}", self.clusters.len());
         let instance = serde_json::from_value(json!({

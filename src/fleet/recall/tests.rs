@@ -110,10 +110,7 @@ fn who_fell_ill_in_a_soak_is_still_a_reason_to_stop_without_the_status() {
 
 #[test]
 fn a_soak_begins_anew_without_the_status() {
-    let stages = json!([{"name": "one", "selector": ring("a"), "soak": "1h"}, {"name": "two"}]);
-    let mut world = World::new(stages, &["a", "b"]);
-    world.settle();
-    world.succeed(&["a-0"]);
+    let mut world = World::soaking();
     assert_eq!(world.pass(3000), NOBODY);
     forget(&mut world);
     assert_eq!(world.settle(), NOBODY);
