@@ -337,8 +337,7 @@ struct Upstream {
 }
 
 /// Whether a write of a status says only that a look is over for which somebody has asked: it is about the question.
-fn is_answer(body: &[u8]) -> bool {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+fn is_answer(body: &Value) -> bool {
     body["status"].as_object().is_some_and(|status| status.keys().eq(["lastHandledReconcileAt"]))
 }
 
@@ -393,11 +392,13 @@ impl Upstream {
         if faults.refuses(&request) {
             return Ok(refusal(500, None));
         }
-        if !is_write(request.method(), request.uri()) || is_answer(&body) {
+        let written =
+            is_write(request.method(), request.uri()).then(|| serde_json::from_slice(&body).unwrap_or_default());
+        let Some(body) = written.filter(|body| !is_answer(body)) else {
             return Ok(self.send(request).await?.map(Either::Right));
-        }
+        };
         // On a task of its own: a client that goes away must not interrupt what is done about its write.
-        tokio::spawn(async move { self.write(&faults, life, request, &body).await }).await?
+        tokio::spawn(async move { self.write(&faults, life, request, body).await }).await?
     }
 
     async fn write(
@@ -405,11 +406,10 @@ impl Upstream {
         faults: &Faults,
         life: usize,
         request: Request<Full<Bytes>>,
-        body: &[u8],
+        body: Value,
     ) -> Result<Response<Body>> {
         let mut turn = Some(Arc::clone(&faults.turn).lock_owned().await);
         anyhow::ensure!(life == faults.state().lives, "its sender is dead");
-        let body = serde_json::from_slice(body).unwrap_or_default();
         let (index, fault) = faults.admit(request.method().as_str(), request.uri().path(), body);
         match &fault {
             Some(Fault::Kill(Phase::Before)) => {

@@ -312,7 +312,9 @@ fn masked(mut object: Value) -> Value {
             metadata.remove("managedFields");
         }
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove(REQUESTED_AT);
+            if is_instance {
+                annotations.remove(REQUESTED_AT);
+            }
             // The digest of deletions, in which UIDs are.
             annotations.remove("headwater.dev/confirm");
         }
@@ -324,17 +326,12 @@ fn masked(mut object: Value) -> Value {
         }
     }
     blank(&mut object["spec"], &["clusterIP", "clusterIPs"]);
-    let times = [
-        "lastTransitionTime",
-        "at",
-        "since",
-        "started",
-        "finished",
-        "observedGeneration",
-        "uid",
-        "lastHandledReconcileAt",
-    ];
+    let times = ["lastTransitionTime", "at", "since", "started", "finished", "observedGeneration", "uid"];
     blank(&mut object["status"], &times);
+    if is_instance {
+        // Which of the test's questions was the last.
+        blank(&mut object["status"], &["lastHandledReconcileAt"]);
+    }
     if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
         // A map by type, kept as a list in the order in which they were first said.
         conditions.sort_by_key(|c| c["type"].to_string());
